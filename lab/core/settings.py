@@ -1,0 +1,121 @@
+"""The settings, read once from the environment. No other module reads the environment."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lab.core.errors import BadInput
+
+
+class Settings(BaseSettings):
+    """Where the lab lives and what it may use.
+
+    Attributes:
+        data: the data folder: lab.db, queue.db, models/, datasets/, jobs/.
+        host, port: where the page listens; port 0 takes 7860 or the next free one.
+        database_url: SQLAlchemy URL; empty means SQLite in the data folder.
+        workers: whether app.py starts the workers beside the page.
+        devices: devices to use, comma separated; empty means all.
+        threads: CPU threads a job may use; 0 shares the cores among running jobs.
+        space: whether we run inside a hosted Space (its environment says so).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LAB_", extra="ignore")
+
+    data: Path = Path("~/.crucible")
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)
+    database_url: str = ""
+    workers: bool = True
+    devices: str = ""
+    threads: int = Field(default=0, ge=0, le=1024)
+    space: bool = False
+
+    @field_validator("data")
+    @classmethod
+    def _home_is_expanded(cls, data: Path) -> Path:
+        return data.expanduser().resolve()
+
+    @property
+    def models(self) -> Path:
+        """The folder of published models."""
+        return self.data / "models"
+
+    @property
+    def datasets(self) -> Path:
+        """The folder of imported datasets."""
+        return self.data / "datasets"
+
+    @property
+    def jobs(self) -> Path:
+        """The folder of jobs' work folders and logs."""
+        return self.data / "jobs"
+
+    @property
+    def database(self) -> str:
+        """The database's URL, SQLite in the data folder unless told otherwise."""
+        return self.database_url or f"sqlite:///{self.data / 'lab.db'}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the page."""
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
+    def make_folders(self) -> None:
+        """Create the data folder and its rooms.
+
+        Raises:
+            BadInput: the folder can't be made or written.
+        """
+        try:
+            for folder in (self.models, self.datasets, self.jobs):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(
+                f"The data folder {self.data} can't be written: {error.strerror}.",
+                "The lab keeps its models and jobs there.",
+                "Set LAB_DATA to a folder that you may write.",
+                field="LAB_DATA",
+            ) from error
+
+
+def read_settings() -> Settings:
+    """Read the environment once and return the settings.
+
+    Inside a hosted Space the page listens where the Space expects it and keeps its data on the
+    persistent disk, or else in the temporary folder.
+
+    Raises:
+        BadInput: another interface than loopback was asked for, and there is no login to guard it.
+    """
+    in_space = bool(os.environ.get("SPACE_ID"))
+    if not in_space:
+        settings = Settings()
+        if not settings.is_loopback:
+            raise BadInput(
+                f"LAB_HOST is {settings.host}, which other machines can reach.",
+                "Without a login the lab listens on 127.0.0.1 only.",
+                "Unset LAB_HOST, and reach a remote lab through ssh -L 7860:127.0.0.1:7860.",
+                field="LAB_HOST",
+            )
+        return settings
+    disk = Path("/data") if os.access("/data", os.W_OK) else Path(tempfile.gettempdir())
+    defaults = {} if "LAB_DATA" in os.environ else {"data": disk / "crucible"}
+    port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    return Settings(host="0.0.0.0", port=port, space=True, **defaults)
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment for processes that run jobs: no hub, no telemetry, quiet progress bars."""
+    quiet = {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    return {**os.environ, **quiet}

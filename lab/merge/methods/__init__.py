@@ -1,0 +1,1 @@
+"""One small file each: merge/methods."""
