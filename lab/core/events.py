@@ -117,7 +117,7 @@ class EventBuffer:
             self._wake.clear()
             try:
                 self.flush()
-            except Exception as error:  # kept for the job's own thread, which raises it
+            except Exception as error:  # noqa: BLE001  kept for the job's own thread, which raises it
                 self._error = error
                 return
             pause.wait(FLUSH_SECONDS)

@@ -67,7 +67,35 @@ class Outcome:
     stopped_early: bool = False
 
 
-class Job(Protocol):
+class Shelf(Protocol):
+    """Where a name becomes a place, and what room there is. All that a check before submitting may use."""
+
+    def model(self, ref: str) -> Path:
+        """Return the folder of a model.
+
+        Raises:
+            NotFound: there is no such model (any more).
+        """
+        ...
+
+    def dataset(self, ref: str) -> Path:
+        """Return the JSONL file of a dataset.
+
+        Raises:
+            NotFound: there is no such dataset (any more).
+        """
+        ...
+
+    def free_disk_bytes(self) -> int:
+        """Return the bytes free where results are written."""
+        ...
+
+    def memory_bytes(self) -> int:
+        """Return the memory of the machine that runs jobs, in bytes."""
+        ...
+
+
+class Job(Shelf, Protocol):
     """One attempt at a job, as its own code sees it."""
 
     @property
@@ -88,22 +116,6 @@ class Job(Protocol):
     @property
     def device(self) -> Device:
         """Where to compute."""
-        ...
-
-    def model(self, ref: str) -> Path:
-        """Return the folder of a model.
-
-        Raises:
-            NotFound: there is no such model (any more).
-        """
-        ...
-
-    def dataset(self, ref: str) -> Path:
-        """Return the JSONL file of a dataset.
-
-        Raises:
-            NotFound: there is no such dataset (any more).
-        """
         ...
 
     def emit(self, kind: EventKind, **payload: Any) -> None:
@@ -135,3 +147,6 @@ class Job(Protocol):
 
 Run = Callable[[Any, Job], Outcome]
 """The signature of every kind of job: run(spec, job). The spec's type is the kind's own."""
+
+Check = Callable[[Any, Shelf], object]
+"""What is checked before a job is queued: check(spec, shelf). Reads headers and configs, raises BadInput."""

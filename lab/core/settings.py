@@ -103,9 +103,10 @@ def read_settings() -> Settings:
             )
         return settings
     disk = Path("/data") if os.access("/data", os.W_OK) else Path(tempfile.gettempdir())
-    defaults = {} if "LAB_DATA" in os.environ else {"data": disk / "crucible"}
+    data = Path(os.environ.get("LAB_DATA", disk / "crucible"))
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
-    return Settings(host="0.0.0.0", port=port, space=True, **defaults)
+    everyone = "0.0.0.0"  # noqa: S104  a hosted Space reaches its container from outside; demo mode guards it
+    return Settings(data=data, host=everyone, port=port, space=True)
 
 
 def child_environment() -> dict[str, str]:
