@@ -1,1 +1,50 @@
 """The lab's memory: jobs, events, models, datasets, scores and workers. The only SQL of the project."""
+
+from sqlalchemy import ColumnElement
+
+from lab.core.settings import Settings
+from lab.core.store.database import Database
+from lab.core.store.events import Events
+from lab.core.store.jobs import LEASE_SECONDS, Jobs
+from lab.core.store.queueing import NewJob
+from lab.core.store.shelves import Datasets, Models, Scores, Workers
+from lab.core.store.success import Success
+
+__all__ = ["NewJob", "Store", "Success", "open_store"]
+
+
+class Store:
+    """All tables over one database.
+
+    Args:
+        url: SQLAlchemy URL.
+        now: SQL expression for the present; tests pass a clock of their own.
+        lease_seconds: how long a claimed job is held without a heartbeat.
+    """
+
+    def __init__(
+        self, url: str, now: ColumnElement[float] | None = None, lease_seconds: float = LEASE_SECONDS
+    ) -> None:
+        self.database = Database(url, now)
+        self.jobs = Jobs(self.database, lease_seconds)
+        self.events = Events(self.database)
+        self.models = Models(self.database)
+        self.datasets = Datasets(self.database)
+        self.scores = Scores(self.database)
+        self.workers = Workers(self.database)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.database.close()
+
+
+def open_store(settings: Settings) -> Store:
+    """Open the lab's database, making or migrating it where needed.
+
+    Raises:
+        BadInput: the data folder can't be written.
+    """
+    settings.make_folders()
+    store = Store(settings.database)
+    store.database.migrate()
+    return store

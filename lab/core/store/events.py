@@ -1,0 +1,54 @@
+"""The event log: rows (job, seq, time, kind, payload), seq without gaps within a job."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, insert, select
+
+from lab.core.events import Event, NewEvent
+from lab.core.store.database import Database
+from lab.core.store.schema import events
+
+
+class Events:
+    """Reads the log. Writing goes through the jobs table, which owns the sequence and the fence."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def after(self, job_id: str, seq: int, limit: int = 5000) -> list[Event]:
+        """Return the events of a job that come after a sequence number, in order."""
+        query = (
+            select(events)
+            .where((events.c.job_id == job_id) & (events.c.seq > seq))
+            .order_by(events.c.seq)
+            .limit(limit)
+        )
+        with self._db.read() as connection:
+            return [
+                Event(kind=row["kind"], payload=row["payload"], seq=row["seq"], time=row["time"])
+                for row in connection.execute(query).mappings()
+            ]
+
+
+def insert_events(
+    connection: Connection, job_id: str, after_seq: int, new: Sequence[NewEvent], now: ColumnElement[float]
+) -> None:
+    """Write events whose places `after_seq + 1, ...` the caller has just reserved in this transaction."""
+    for seq, event in enumerate(new, start=after_seq + 1):
+        connection.execute(
+            insert(events).values(job_id=job_id, seq=seq, time=now, kind=event.kind, payload=event.payload)
+        )
+
+
+def progress_values(new: Sequence[NewEvent]) -> dict[str, Any]:
+    """Return what the newest progress event among these changes in the job's row."""
+    told = [event.payload for event in new if event.kind == "progress"]
+    if not told:
+        return {}
+    last = told[-1]
+    return {
+        "progress": last["fraction"],
+        "progress_words": last.get("words", ""),
+        "seconds_left": last.get("seconds_left"),
+    }

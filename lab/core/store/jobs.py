@@ -1,0 +1,338 @@
+"""The state machine of jobs: six states, ten legal transitions, one live attempt.
+
+Every change of state writes its event in the same transaction. Every write of a running job
+carries its attempt; a write of an attempt that is no longer the job's own is refused (Fenced).
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+
+from lab.core.errors import Fenced, NotFound
+from lab.core.events import NewEvent
+from lab.core.store.database import Database
+from lab.core.store.events import insert_events, progress_values
+from lab.core.store.queueing import NewJob, insert_job, job_with_key, promise_names
+from lab.core.store.rows import JobRow, State
+from lab.core.store.schema import jobs
+from lab.core.store.success import Success, list_models, list_scores
+from lab.core.store.transitions import CANCELLING, HELD, QUEUED, RUNNING, fail, job_row, move
+
+LEASE_SECONDS = 15.0
+MOST_CRASHES = 3
+
+Rows = list[JobRow]
+
+CANCELS: tuple[tuple[tuple[State, ...], State], ...] = ((QUEUED, "cancelled"), (RUNNING, "cancelling"))
+
+
+class Jobs:
+    """The table of jobs.
+
+    Args:
+        database: where it lives.
+        lease_seconds: how long a claim holds without a heartbeat.
+    """
+
+    def __init__(self, database: Database, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._db = database
+        self._lease = lease_seconds
+
+    def insert(self, new: NewJob) -> tuple[JobRow, bool]:
+        """Queue a job, once per owner and key.
+
+        Returns:
+            The job, and whether it is new.
+
+        Raises:
+            Conflict: the key was used for another spec, or a model's name is taken or promised.
+        """
+        try:
+            with self._db.write() as connection:
+                earlier = job_with_key(connection, new)
+                if earlier:
+                    return earlier, False
+                promise_names(connection, new)
+                return insert_job(connection, self._db.now, new), True
+        except IntegrityError:
+            with self._db.read() as connection:
+                earlier = job_with_key(connection, new)
+            if earlier:
+                return earlier, False
+            raise
+
+    def get(self, job_id: str) -> JobRow:
+        """Return one job.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+        with self._db.read() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
+        if row is None:
+            raise NotFound(f"There is no job {job_id[:40]!r}.", "", "Look it up on the Jobs page.")
+        return job_row(row)
+
+    def list(
+        self,
+        owner: str | None = None,
+        states: Collection[State] | None = None,
+        kinds: Collection[str] | None = None,
+        limit: int = 100,
+        before: float | None = None,
+    ) -> Rows:
+        """Return jobs, newest first."""
+        query = select(jobs).order_by(jobs.c.created.desc(), jobs.c.id).limit(limit)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        if states is not None:
+            query = query.where(jobs.c.state.in_(states))
+        if kinds is not None:
+            query = query.where(jobs.c.kind.in_(kinds))
+        if before is not None:
+            query = query.where(jobs.c.created < before)
+        with self._db.read() as connection:
+            return [job_row(row) for row in connection.execute(query).mappings()]
+
+    def running(self, lane: str | None = None) -> Rows:
+        """Return the jobs that a worker holds, newest first."""
+        return [job for job in self.list(states=HELD) if lane in (None, job.lane)]
+
+    def stale_queued(self, seconds: float) -> Rows:
+        """Return jobs that have waited this long: their bell may have been lost."""
+        old = (jobs.c.state == "queued") & (jobs.c.created < self._db.now - seconds)
+        with self._db.read() as connection:
+            return [job_row(row) for row in connection.execute(select(jobs).where(old)).mappings()]
+
+    def claim(self, lane: str, worker_id: str, device: str) -> JobRow | None:
+        """Take the job that may run next in a lane, by compare-and-swap.
+
+        Highest priority first, then the owner with the fewest running jobs, then the oldest.
+
+        Returns:
+            The job, now running and held by the caller's lease; None when nothing waits.
+        """
+        others = jobs.alias("others")
+        busy = (
+            select(func.count())
+            .where((others.c.owner == jobs.c.owner) & others.c.state.in_(HELD) & (others.c.lane == lane))
+            .scalar_subquery()
+        )
+        following = (
+            select(jobs.c.id, jobs.c.attempt)
+            .where((jobs.c.state == "queued") & (jobs.c.lane == lane))
+            .order_by(jobs.c.priority.desc(), busy, jobs.c.created, jobs.c.id)
+            .limit(1)
+        )
+        with self._db.write() as connection:
+            found = connection.execute(following).first()
+            if found is None:
+                return None
+            job_id, attempt = found
+            started = NewEvent("state", {"state": "running", "attempt": attempt + 1, "why": ""})
+            values = {
+                "attempt": attempt + 1,
+                "worker_id": worker_id,
+                "device": device,
+                "lease_until": self._db.now + self._lease,
+                "started": func.coalesce(jobs.c.started, self._db.now),
+            }
+            try:
+                return move(
+                    connection,
+                    self._db.now,
+                    job_id,
+                    QUEUED,
+                    "running",
+                    [started],
+                    attempt=attempt,
+                    values=values,
+                )
+            except Fenced:
+                return None  # another worker was faster; its bell or the reaper's rings again
+
+    def heartbeat(self, job_id: str, attempt: int) -> JobRow:
+        """Extend the lease of a held job and return its row (its state says whether to cancel).
+
+        Raises:
+            Fenced: another attempt owns the job, or it has ended.
+        """
+        return self._touch(job_id, attempt, lease_until=self._db.now + self._lease)
+
+    def name_device(self, job_id: str, attempt: int, device: str) -> JobRow:
+        """Record in words what a running attempt computes on.
+
+        Raises:
+            Fenced: another attempt owns the job, or it has ended.
+        """
+        return self._touch(job_id, attempt, device=device)
+
+    def append(self, job_id: str, attempt: int, events: Sequence[NewEvent]) -> int:
+        """Write events of a held job, without a gap, all or none.
+
+        Returns:
+            The sequence number of the last one.
+
+        Raises:
+            Fenced: another attempt owns the job, or it has ended.
+        """
+        values = {"last_seq": jobs.c.last_seq + len(events), **progress_values(events)}
+        mine = (jobs.c.id == job_id) & (jobs.c.attempt == attempt) & jobs.c.state.in_(HELD)
+        with self._db.write() as connection:
+            last = connection.execute(
+                update(jobs).where(mine).values(values).returning(jobs.c.last_seq)
+            ).scalar()
+            if last is None:
+                raise Fenced(f"Attempt {attempt} no longer owns job {job_id}.")
+            insert_events(connection, job_id, last - len(events), events, self._db.now)
+            return int(last)
+
+    def succeed(self, job_id: str, attempt: int, success: Success) -> JobRow:
+        """End a held job well and list what it made, in one transaction.
+
+        Raises:
+            Fenced: another attempt owns the job, or it has ended.
+            Conflict: a model of that name was listed meanwhile.
+        """
+        why = "stopped early; what there was is kept" if success.stopped_early else ""
+        told = [NewEvent("artifact", {"model": model.name}) for model in success.models]
+        told.append(NewEvent("state", {"state": "succeeded", "attempt": attempt, "why": why}))
+        values = {
+            "result": dict(success.summary),
+            "stopped_early": success.stopped_early,
+            "progress": 1.0,
+            "seconds_left": None,
+        }
+        with self._db.write() as connection:
+            row = move(
+                connection,
+                self._db.now,
+                job_id,
+                HELD,
+                "succeeded",
+                told,
+                attempt=attempt,
+                values=values,
+            )
+            list_models(connection, self._db.now, success.models)
+            list_scores(connection, self._db.now, job_id, success.scores)
+            return row
+
+    def fail(self, job_id: str, attempt: int, code: str, text: str, at_field: str | None = None) -> JobRow:
+        """End a held job badly, with the reason its owner will read.
+
+        Raises:
+            Fenced: another attempt owns the job, or it has ended.
+        """
+        with self._db.write() as connection:
+            return fail(connection, self._db.now, job_id, HELD, attempt, (code, text, at_field))
+
+    def cancelled(self, job_id: str, attempt: int) -> JobRow:
+        """Confirm that a cancelling job has ended.
+
+        Raises:
+            Fenced: another attempt owns the job, or nobody asked to cancel it.
+        """
+        told = [NewEvent("state", {"state": "cancelled", "attempt": attempt, "why": ""})]
+        with self._db.write() as connection:
+            return move(connection, self._db.now, job_id, CANCELLING, "cancelled", told, attempt=attempt)
+
+    def release(self, job_id: str, attempt: int, why: str) -> JobRow:
+        """Put a held job back into the queue on purpose, with no crash counted.
+
+        A job being cancelled is cancelled instead; one that can't go on midway fails as interrupted.
+
+        Raises:
+            Fenced: another attempt owns the job, or it has ended.
+        """
+        text = "The lab was shut down, and this job can't go on midway. Run it again."
+        return self._give_up(job_id, attempt, why, crashes=0, ending=("interrupted", text))
+
+    def crashed(self, job_id: str, attempt: int, why: str, code: str, text: str) -> JobRow:
+        """Record that the process of a held job died, and queue the job again where that makes sense.
+
+        A job that can't go on where it was, or that has crashed three times, fails with code and text.
+
+        Raises:
+            Fenced: another attempt owns the job, or it has ended.
+        """
+        return self._give_up(job_id, attempt, why, crashes=1, ending=(code, text))
+
+    def request_cancel(self, job_id: str) -> JobRow:
+        """Ask for a job to end. Twice is the same as once; an ended job stays as it is."""
+        told = {"attempt": self.get(job_id).attempt, "why": "cancelled by its owner"}
+        with self._db.write() as connection:
+            for sources, to in CANCELS:
+                event = NewEvent("state", {"state": to, **told})
+                try:
+                    return move(connection, self._db.now, job_id, sources, to, [event])
+                except Fenced:
+                    continue
+        return self.get(job_id)
+
+    def request_stop(self, job_id: str) -> JobRow:
+        """Ask a running job to keep what it has and end well; the job reads the flag at its next step."""
+        with self._db.write() as connection:
+            connection.execute(
+                update(jobs)
+                .where((jobs.c.id == job_id) & (jobs.c.state == "running"))
+                .values(stop_requested=True)
+            )
+        return self.get(job_id)
+
+    def reap(self) -> Rows:
+        """Give up held jobs whose lease has lapsed, by the database's clock.
+
+        Returns:
+            Their rows: queued again, failed or cancelled.
+        """
+        lapsed = select(jobs.c.id, jobs.c.attempt).where(
+            jobs.c.state.in_(HELD) & (jobs.c.lease_until < self._db.now)
+        )
+        with self._db.read() as connection:
+            found = connection.execute(lapsed).all()
+        reaped = []
+        for job_id, attempt in found:
+            text = "The worker that ran this job stopped answering and can't go on midway. Run the job again."
+            try:
+                reaped.append(
+                    self.crashed(job_id, attempt, "its worker stopped answering", "interrupted", text)
+                )
+            except Fenced:
+                continue  # somebody else reaped it, or it ended meanwhile
+        return reaped
+
+    def _touch(self, job_id: str, attempt: int, **values: Any) -> JobRow:
+        mine = (jobs.c.id == job_id) & (jobs.c.attempt == attempt) & jobs.c.state.in_(HELD)
+        with self._db.write() as connection:
+            row = (
+                connection.execute(update(jobs).where(mine).values(values).returning(jobs)).mappings().first()
+            )
+        if row is None:
+            raise Fenced(f"Attempt {attempt} no longer owns job {job_id}.")
+        return job_row(row)
+
+    def _give_up(self, job_id: str, attempt: int, why: str, crashes: int, ending: tuple[str, str]) -> JobRow:
+        """Queue a held job again; end it when it is being cancelled or can't go on (`ending` says why)."""
+        with self._db.write() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
+            if row is None or row["attempt"] != attempt or row["state"] not in HELD:
+                raise Fenced(f"Attempt {attempt} no longer owns job {job_id}.")
+            if row["state"] == "cancelling":
+                told = [NewEvent("state", {"state": "cancelled", "attempt": attempt, "why": why})]
+                return move(connection, self._db.now, job_id, CANCELLING, "cancelled", told, attempt=attempt)
+            count = row["crash_count"] + crashes
+            if not row["resumable"]:
+                return fail(connection, self._db.now, job_id, RUNNING, attempt, (*ending, None))
+            if count >= MOST_CRASHES:
+                text = (
+                    f"Its process died {count} times, last: {why}. Read its log, then run a changed recipe."
+                )
+                return fail(connection, self._db.now, job_id, RUNNING, attempt, ("poison", text, None))
+            told = [NewEvent("state", {"state": "queued", "attempt": attempt, "why": why})]
+            values = {"crash_count": count, "worker_id": None, "lease_until": None}
+            return move(
+                connection, self._db.now, job_id, RUNNING, "queued", told, attempt=attempt, values=values
+            )

@@ -1,0 +1,103 @@
+"""How a job's row begins: once for each owner and key, with its names promised to it alone."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from lab.core.errors import Conflict
+from lab.core.events import NewEvent
+from lab.core.store.events import insert_events
+from lab.core.store.rows import JobRow
+from lab.core.store.schema import claims, jobs, models
+from lab.core.store.transitions import Now, job_row
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """What is needed to queue a job. `promises` are the names of the models it will publish."""
+
+    owner: str
+    key: str
+    kind: str
+    lane: str
+    title: str
+    spec: Mapping[str, Any]
+    spec_sha256: str
+    resumable: bool
+    promises: tuple[str, ...] = ()
+    priority: int = 0
+    parent_id: str | None = None
+
+
+def job_with_key(connection: Connection, new: NewJob) -> JobRow | None:
+    """Return the job that was queued with this owner and key.
+
+    Raises:
+        Conflict: the key was used for another spec.
+    """
+    same = (jobs.c.owner == new.owner) & (jobs.c.idem_key == new.key)
+    row = connection.execute(select(jobs).where(same)).mappings().first()
+    if row is None:
+        return None
+    if row["spec_sha256"] != new.spec_sha256:
+        raise Conflict(
+            f"The key {new.key[:40]!r} was used for another job.",
+            "A key names one recipe.",
+            "Submit again with a new key.",
+        )
+    return job_row(row)
+
+
+def promise_names(connection: Connection, new: NewJob) -> None:
+    """Check that no other model or job has the names that this job will publish.
+
+    Raises:
+        Conflict: one of them is taken or promised.
+    """
+    for name in new.promises:
+        listed = connection.execute(select(models.c.name).where(models.c.name == name)).first()
+        promised = connection.execute(select(claims.c.job_id).where(claims.c.name == name)).first()
+        if listed or promised:
+            saw = (
+                f"There is already a model named {name!r}."
+                if listed
+                else f"A job is already making {name!r}."
+            )
+            raise Conflict(saw, "Names are used once.", "Choose another name.", field="name")
+
+
+def insert_job(connection: Connection, now: Now, new: NewJob) -> JobRow:
+    """Write the row, its first event and its claims on names."""
+    values = {
+        "id": uuid.uuid4().hex,
+        "owner": new.owner,
+        "idem_key": new.key,
+        "kind": new.kind,
+        "lane": new.lane,
+        "title": new.title,
+        "spec": dict(new.spec),
+        "spec_sha256": new.spec_sha256,
+        "state": "queued",
+        "attempt": 0,
+        "crash_count": 0,
+        "priority": new.priority,
+        "resumable": new.resumable,
+        "stop_requested": False,
+        "stopped_early": False,
+        "parent_id": new.parent_id,
+        "device": "",
+        "last_seq": 1,
+        "progress": 0.0,
+        "progress_words": "",
+        "created": now,
+        "result": {},
+    }
+    row = connection.execute(insert(jobs).values(values).returning(jobs)).mappings().one()
+    queued = NewEvent("state", {"state": "queued", "attempt": 0, "why": ""})
+    insert_events(connection, row["id"], 0, [queued], now)
+    for name in new.promises:
+        connection.execute(insert(claims).values(name=name, job_id=row["id"]))
+    return job_row(row)

@@ -1,0 +1,52 @@
+"""What a finished job hands over, and how it is listed with the job's last change of state."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select
+
+from lab.core.errors import Conflict
+from lab.core.store.rows import ModelRow
+from lab.core.store.schema import models, scores
+from lab.core.store.transitions import Now
+
+
+@dataclass(frozen=True)
+class Success:
+    """What a finished job hands over: its summary, and rows to list with it, all or none."""
+
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    models: Sequence[ModelRow] = ()
+    scores: Sequence[Mapping[str, Any]] = ()
+    stopped_early: bool = False
+
+
+def list_models(connection: Connection, now: Now, rows: Iterable[ModelRow]) -> None:
+    """List the models that a job published.
+
+    Raises:
+        Conflict: a model of that name was listed meanwhile.
+    """
+    for row in rows:
+        listed = connection.execute(select(models.c.job_id).where(models.c.name == row.name)).first()
+        if listed:
+            raise Conflict(
+                f"There is already a model named {row.name!r}.",
+                "Names are used once.",
+                "Choose another name.",
+            )
+        values = {**vars(row), "parents": list(row.parents), "created": now}
+        connection.execute(insert(models).values(values))
+
+
+def list_scores(connection: Connection, now: Now, job_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Put the figures that a job measured in the place of older ones."""
+    for row in rows:
+        key = (
+            (scores.c.model == row["model"])
+            & (scores.c.metric == row["metric"])
+            & (scores.c.data == row["data"])
+        )
+        connection.execute(delete(scores).where(key))
+        connection.execute(insert(scores).values(job_id=job_id, created=now, **row))
