@@ -18,13 +18,13 @@ from tiny_models import Bench, write_bench
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """Tiny models in Hugging Face layout: base, two fine-tunes, an adapter, deep, wide. Do not write into it."""
+    """Tiny models: base, two fine-tunes, an adapter, deep, wide. Do not write into it."""
     return write_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="session")
 def tiny(bench: Bench) -> Path:
-    """A tiny Llama (hidden 64 x 2 layers) with a working tokenizer and chat template. Do not write into it."""
+    """A tiny Llama with a working tokenizer and chat template. Do not write into it."""
     return bench.base
 
 
