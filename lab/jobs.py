@@ -1,0 +1,210 @@
+"""The job desk: what kinds of job there are, and how one is submitted, ended and followed.
+
+Knows the queue only as a bell to ring. Runs nothing.
+"""
+
+import importlib
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol, cast
+
+from pydantic import Field, TypeAdapter
+
+from lab.compare.spec import CompareSpec
+from lab.core.errors import BadInput, NotFound
+from lab.core.events import Event
+from lab.core.job import Check, Run, Shelf
+from lab.core.spec import JobSpec, Lane, spec_sha256
+from lab.core.store import NewJob, Store
+from lab.core.store.rows import JobRow
+from lab.data.spec import PreviewSpec
+from lab.merge.spec import MergeSpec
+from lab.models.spec import ImportSpec, StarterSpec
+from lab.score.spec import ScoreSpec
+from lab.tune.spec import TuneSpec
+
+AnySpec = Annotated[
+    MergeSpec | TuneSpec | CompareSpec | ScoreSpec | PreviewSpec | ImportSpec | StarterSpec,
+    Field(discriminator="kind"),
+]
+"""Every spec there is: the first of the two tables that a new kind of job adds a line to."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of job is run.
+
+    Attributes:
+        lane: which workers take it.
+        run: "module:function" of its `Run`; imported only where jobs run.
+        check: "module:function" of its `Check`, called before the job is queued.
+        resumable: whether it goes on where it was when its process died.
+    """
+
+    lane: Lane
+    run: str
+    check: str
+    resumable: bool = True
+
+    def load_run(self) -> Run:
+        """Import the function that runs the job."""
+        return cast(Run, _load(self.run))
+
+    def load_check(self) -> Check:
+        """Import the function that checks a spec before it is queued."""
+        return cast(Check, _load(self.check))
+
+
+KINDS: Mapping[str, Kind] = {
+    "merge": Kind("batch", "lab.merge.run:run", "lab.merge.check:check"),
+    "tune": Kind("batch", "lab.tune.run:run", "lab.tune.check:check"),
+    "score": Kind("batch", "lab.score.run:run", "lab.score.check:check"),
+    "import": Kind("batch", "lab.models.importing:run", "lab.models.importing:check"),
+    "starter": Kind("batch", "lab.models.starter:run", "lab.models.starter:check"),
+    "compare": Kind("chat", "lab.compare.run:run", "lab.compare.check:check", resumable=False),
+    "preview": Kind("chat", "lab.data.preview:run", "lab.data.preview_check:check", resumable=False),
+}
+"""How every kind is run: the second of the two tables."""
+
+_SPECS: TypeAdapter[Any] = TypeAdapter(AnySpec)
+
+
+class Bell(Protocol):
+    """Wakes the workers of one lane."""
+
+    def ring(self, job_id: str) -> None:
+        """Say that a job waits. A lost ring loses no job."""
+        ...
+
+
+Gate = Callable[[JobSpec, str], None]
+"""A rule of the house, asked before a job is queued: gate(spec, owner) raises BadInput to refuse."""
+
+
+def open_house(spec: JobSpec, owner: str) -> None:
+    """Refuse nothing: the rule of a lab that runs for its own user."""
+
+
+def parse_spec(value: Mapping[str, Any]) -> JobSpec:
+    """Read a stored or submitted spec.
+
+    Raises:
+        ValidationError: it is no spec of a known kind.
+    """
+    return cast(JobSpec, _SPECS.validate_python(value))
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where jobs are handed in and asked after.
+
+    Args:
+        store: the lab's memory.
+        shelf: where names become places, for the checks.
+        bells: one for each lane.
+        gate: the house's rules; a hosted demo has narrow ones.
+        kinds: how every kind is run; tests add their own.
+    """
+
+    store: Store
+    shelf: Shelf
+    bells: Mapping[str, Bell]
+    gate: Gate = open_house
+    kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
+
+    def check(self, spec: JobSpec) -> object:
+        """Check a spec as `submit` would, without queueing it.
+
+        Returns:
+            What the kind's check found out: an estimate, where it makes one.
+
+        Raises:
+            BadInput: it can't work; field, what was seen, what was expected, what to do.
+        """
+        return self.kinds[spec.kind].load_check()(spec, self.shelf)
+
+    def submit(
+        self, spec: JobSpec, owner: str, key: str | None = None, parent_id: str | None = None
+    ) -> JobRow:
+        """Check a spec, write its row, then ring the bell.
+
+        Args:
+            spec: what to do, complete.
+            owner: who asks for it.
+            key: names this wish: the same owner, key and spec are the same job; None makes a new one.
+            parent_id: the job that this one repeats.
+
+        Raises:
+            BadInput: the spec can't work, or the house refuses it.
+            Conflict: the key was used for another spec, or a model's name is taken.
+        """
+        self.gate(spec, owner)
+        self.check(spec)
+        kind = self.kinds[spec.kind]
+        new = NewJob(
+            owner=owner,
+            key=key or uuid.uuid4().hex,
+            kind=spec.kind,
+            lane=kind.lane,
+            title=spec.title,
+            spec=spec.model_dump(mode="json"),
+            spec_sha256=spec_sha256(spec),
+            resumable=kind.resumable,
+            promises=spec.models_made(),
+            parent_id=parent_id,
+        )
+        job, is_new = self.store.jobs.insert(new)
+        if is_new:
+            self.bells[job.lane].ring(job.id)
+        return job
+
+    def cancel(self, job_id: str, owner: str) -> JobRow:
+        """Ask for a job to end; nothing of it is kept.
+
+        Raises:
+            NotFound: there is no such job of this owner.
+        """
+        return self.store.jobs.request_cancel(self.own(job_id, owner).id)
+
+    def stop(self, job_id: str, owner: str) -> JobRow:
+        """Ask a running job to keep what it has and end well.
+
+        Raises:
+            NotFound: there is no such job of this owner.
+        """
+        return self.store.jobs.request_stop(self.own(job_id, owner).id)
+
+    def retry(self, job_id: str, owner: str, key: str | None = None) -> JobRow:
+        """Queue an ended job's recipe again, as a new job that names the old one as its parent.
+
+        Raises:
+            NotFound: there is no such job of this owner.
+            BadInput: the job has not ended, or its recipe can't work any more.
+        """
+        old = self.own(job_id, owner)
+        if not old.is_terminal:
+            raise BadInput(
+                f"This job is still {old.state}.", "Only an ended job can be run again.", "Cancel it first."
+            )
+        return self.submit(parse_spec(old.spec), owner, key, parent_id=old.id)
+
+    def follow(self, job_id: str, after_seq: int) -> list[Event]:
+        """Return what a job said since an event, in order."""
+        return self.store.events.after(job_id, after_seq)
+
+    def own(self, job_id: str, owner: str) -> JobRow:
+        """Return a job of this owner.
+
+        Raises:
+            NotFound: there is no such job, or it is somebody else's.
+        """
+        job = self.store.jobs.get(job_id)
+        if job.owner != owner:
+            raise NotFound(f"There is no job {job_id[:40]!r}.", "", "Look it up on the Jobs page.")
+        return job
+
+
+def _load(path: str) -> object:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
