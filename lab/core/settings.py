@@ -21,9 +21,10 @@ class Settings(BaseSettings):
         devices: devices to use, comma separated; empty means all.
         threads: CPU threads a job may use; 0 shares the cores among running jobs.
         space: whether we run inside a hosted Space (its environment says so).
+        failpoint: for fault tests, `name[:nth]:kill|raise|sleep|enospc` (workers/failpoints); from LABFAIL.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LAB_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LAB_", extra="ignore", populate_by_name=True)
 
     data: Path = Path("~/.crucible")
     host: str = "127.0.0.1"
@@ -33,6 +34,7 @@ class Settings(BaseSettings):
     devices: str = ""
     threads: int = Field(default=0, ge=0, le=1024)
     space: bool = False
+    failpoint: str = Field(default="", validation_alias="LABFAIL")
 
     @field_validator("data")
     @classmethod
@@ -107,6 +109,11 @@ def read_settings() -> Settings:
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
     everyone = "0.0.0.0"  # noqa: S104  a hosted Space reaches its container from outside; demo mode guards it
     return Settings(data=data, host=everyone, port=port, space=True)
+
+
+def enter_child_environment() -> None:
+    """Give this process, before it imports a model library, the environment of processes that run jobs."""
+    os.environ.update(child_environment())
 
 
 def child_environment() -> dict[str, str]:
