@@ -7,7 +7,7 @@ carries its attempt; a write of an attempt that is no longer the job's own is re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lab.core.errors import Fenced, NotFound
@@ -15,8 +15,8 @@ from lab.core.events import NewEvent
 from lab.core.store.database import Database
 from lab.core.store.events import insert_events, progress_values
 from lab.core.store.queueing import NewJob, insert_job, job_with_key, promise_names
-from lab.core.store.rows import JobRow, State
-from lab.core.store.schema import jobs
+from lab.core.store.rows import TERMINAL, JobRow, State
+from lab.core.store.schema import events, jobs
 from lab.core.store.success import Success, list_models, list_scores
 from lab.core.store.transitions import CANCELLING, HELD, QUEUED, RUNNING, fail, job_row, move
 
@@ -169,7 +169,7 @@ class Jobs:
         """
         return self._touch(job_id, attempt, device=device)
 
-    def append(self, job_id: str, attempt: int, events: Sequence[NewEvent]) -> int:
+    def append(self, job_id: str, attempt: int, told: Sequence[NewEvent]) -> int:
         """Write events of a held job, without a gap, all or none.
 
         Returns:
@@ -178,7 +178,7 @@ class Jobs:
         Raises:
             Fenced: another attempt owns the job, or it has ended.
         """
-        values = {"last_seq": jobs.c.last_seq + len(events), **progress_values(events)}
+        values = {"last_seq": jobs.c.last_seq + len(told), **progress_values(told)}
         mine = (jobs.c.id == job_id) & (jobs.c.attempt == attempt) & jobs.c.state.in_(HELD)
         with self._db.write() as connection:
             last = connection.execute(
@@ -186,7 +186,7 @@ class Jobs:
             ).scalar()
             if last is None:
                 raise Fenced(f"Attempt {attempt} no longer owns job {job_id}.")
-            insert_events(connection, job_id, last - len(events), events, self._db.now)
+            insert_events(connection, job_id, last - len(told), told, self._db.now)
             return int(last)
 
     def succeed(self, job_id: str, attempt: int, success: Success) -> JobRow:
@@ -281,6 +281,14 @@ class Jobs:
                 .values(stop_requested=True)
             )
         return self.get(job_id)
+
+    def forget(self, job_id: str) -> None:
+        """Delete an ended job and all that it said; one that has not ended stays."""
+        with self._db.write() as connection:
+            ended = select(jobs.c.id).where((jobs.c.id == job_id) & jobs.c.state.in_(TERMINAL))
+            if connection.execute(ended).first():
+                connection.execute(delete(events).where(events.c.job_id == job_id))
+                connection.execute(delete(jobs).where(jobs.c.id == job_id))
 
     def reap(self) -> Rows:
         """Give up held jobs whose lease has lapsed, by the database's clock.

@@ -1,0 +1,173 @@
+"""The lab in one go: the page and, beside it, the workers. `python app.py` and nothing else.
+
+Builds settings, store, queue and pages, mounts Gradio in a FastAPI application of ours, and stops
+everything it started when it is told to.
+"""
+
+import contextlib
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+from starlette.middleware.cors import CORSMiddleware
+
+from lab.core.errors import LabError
+from lab.core.settings import Settings, read_settings
+from lab.core.store import Store, open_store
+from lab.house import HOUSE_OWNER, DemoHouse, clear_table
+from lab.jobs import Desk, open_house
+from lab.models.catalog import Catalog
+from lab.models.spec import StarterSpec
+from lab.ui.guard import Application, Guard
+from lab.ui.services import Services, always_local
+from lab.ui.shell import build_app, mount_options
+from lab.ui.visitors import CookieGiver, Visitors, read_secret
+from workers.queue import make_bells
+from workers.start import start_workers, stop_workers
+
+FIRST_PORT = 7860
+SPACE_FRAMES = "https://huggingface.co https://*.hf.space"
+
+
+def main() -> int:
+    """Run the lab until it is interrupted; return the exit code."""
+    try:
+        settings = read_settings()
+        store = open_store(settings)
+        listener = open_port(settings)
+    except LabError as error:
+        print(f"Crucible can't start. {error}", file=sys.stderr)
+        return 2
+    services = build_services(settings, store)
+    server = LabServer(uvicorn.Config(build_web(services), log_level="warning", timeout_graceful_shutdown=1))
+    port = listener.getsockname()[1]
+    attendant = threading.Thread(target=attend, args=(services, server, port), name="attendant")
+    attendant.start()
+    server.run(sockets=[listener])
+    attendant.join()
+    store.close()
+    return 0
+
+
+class LabServer(uvicorn.Server):
+    """A uvicorn server that ends quietly on the first signal, so that the workers are stopped too."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM end the server, and nothing else."""
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def open_port(settings: Settings) -> socket.socket:
+    """Bind the page's socket: the port asked for, else 7860 or the next free one.
+
+    Raises:
+        LabError: the port asked for is taken, or a hundred are.
+    """
+    candidates = [settings.port] if settings.port else range(FIRST_PORT, FIRST_PORT + 100)
+    for port in candidates:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, port))
+        except OSError:
+            listener.close()
+            continue
+        return listener
+    raise LabError(f"Port {candidates[0]} is taken. Set LAB_PORT to a free one, or unset it.")
+
+
+def build_services(settings: Settings, store: Store) -> Services:
+    """Put together what the pages get."""
+    catalog = Catalog(store, settings)
+    gate = DemoHouse(store).gate if settings.space else open_house
+    desk = Desk(store, catalog, make_bells(settings), gate)
+    who = Visitors(read_secret(settings.data)).who if settings.space else always_local
+    return Services(settings, store, catalog, desk, who)
+
+
+def build_web(services: Services) -> Application:
+    """Mount the pages in a FastAPI application of ours, behind the guard."""
+    settings = services.settings
+    web = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    web.add_middleware(CORSMiddleware, allow_origins=[])  # Gradio's own would reflect any origin
+
+    @web.get("/healthz")
+    def healthz() -> PlainTextResponse:
+        services.store.database.time()
+        return PlainTextResponse("ok")
+
+    blocks = build_app(services)
+    blocks.queue(api_open=False, max_size=256, default_concurrency_limit=20)
+    gr.mount_gradio_app(
+        web,
+        blocks,
+        path="",
+        allowed_paths=[],
+        blocked_paths=[str(settings.data)],
+        max_file_size="1mb" if settings.space else "200mb",
+        ssr_mode=False,
+        show_error=False,
+        enable_monitoring=False,
+        run_history=False,
+        mcp_server=False,
+        pwa=False,
+        footer_links=[],
+        **mount_options(),
+    )
+    if not settings.space:
+        return Guard(web, hosts=("127.0.0.1", "localhost", "[::1]"))
+    visitors = Visitors(read_secret(settings.data))
+    hosts = ("127.0.0.1", "localhost", ".hf.space")
+    return Guard(CookieGiver(web, visitors), hosts, SPACE_FRAMES)
+
+
+def attend(services: Services, server: LabServer, port: int) -> None:
+    """Wait for the page, announce it, start the workers, and stop them when the page ends."""
+    while not server.started:
+        if server.should_exit:
+            return
+        time.sleep(0.02)
+    with contextlib.suppress(OSError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30).read()
+    print(f"Crucible is ready: http://127.0.0.1:{port}", flush=True)
+    processes = start_workers(services.settings) if services.settings.workers else []
+    fetch_starter(services)
+    next_clearing = 0.0
+    while not server.should_exit:
+        if services.settings.space and time.monotonic() > next_clearing:
+            clear_table(services.store, services.catalog, services.settings.jobs)
+            next_clearing = time.monotonic() + 60
+        time.sleep(0.1)
+    stop_workers(processes)
+
+
+def fetch_starter(services: Services) -> None:
+    """Queue the job that makes the starter model, if this lab has none and none is on its way."""
+    spec = StarterSpec()
+    owner = HOUSE_OWNER if services.settings.space else "local"
+    if any(row.name == spec.name for row in services.store.models.list()):
+        return
+    with contextlib.suppress(LabError):  # another process of this lab has just queued it
+        services.desk.submit(spec, owner)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
