@@ -1,1 +1,1 @@
-"""One small file each: score/metrics."""
+"""The metrics, one small file each: likelihoods in, a score with its interval out. Pure."""
