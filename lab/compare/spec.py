@@ -1,0 +1,110 @@
+"""What one comparison asks: a prompt, the conversation before it, and how to sample. Opens no file."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from lab.core.spec import JobSpec, ModelRef, Spec
+
+Text = Annotated[str, Field(min_length=1, max_length=100_000)]
+
+
+class Turn(Spec):
+    """One earlier exchange: what was asked, and what each model answered, in the order of the models."""
+
+    prompt: Text
+    answers: tuple[Annotated[str, Field(max_length=100_000)], ...]
+
+
+class Sampling(Spec):
+    """How the next token is chosen; the same for every column.
+
+    Attributes:
+        seed: every column draws the same random numbers.
+        temperature: 0 always takes the likeliest token.
+        top_p: draw among the likeliest tokens that together have this probability.
+        top_k: draw among so many likeliest tokens; 0 for all.
+        repetition_penalty: divides the score of tokens that were said before; 1 for none.
+        max_new_tokens: where an answer is cut off.
+    """
+
+    seed: Annotated[int, Field(ge=0, lt=1 << 31, description="The same seed draws the same numbers")] = 0
+    temperature: Annotated[float, Field(ge=0, le=2, description="0 always takes the likeliest token")] = 0.2
+    top_p: Annotated[float, Field(gt=0, le=1, description="Share of probability to draw from")] = 0.9
+    top_k: Annotated[int, Field(ge=0, le=1000, description="Tokens to draw from; 0 for all")] = 0
+    repetition_penalty: Annotated[float, Field(ge=1, le=2, description="Against repetition; 1 is none")] = 1.0
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096, description="Longest answer, in tokens")] = 256
+
+
+class CompareSpec(JobSpec, Sampling):
+    """One prompt to up to four models, each going on with its own earlier answers.
+
+    Attributes:
+        models: one to four different models; a column each.
+        prompt: what to answer now.
+        earlier: the conversation so far; every turn has one answer for each model.
+        system: instructions before the conversation; "" for none.
+    """
+
+    kind: Literal["compare"] = "compare"
+    models: Annotated[tuple[ModelRef, ...], Field(min_length=1, max_length=4, description="Models to ask")]
+    prompt: Text
+    earlier: Annotated[tuple[Turn, ...], Field(max_length=100)] = ()
+    system: Annotated[str, Field(max_length=100_000, description="Instructions before everything")] = ""
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_says_something(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("The prompt is blank. Write what the models shall answer.")
+        return prompt
+
+    @field_validator("models")
+    @classmethod
+    def _models_differ(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({name for name in models if models.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"A model may have one column; chosen more than once: {', '.join(twice)}. "
+                "With a shared seed both columns would say the same."
+            )
+        return models
+
+    @model_validator(mode="after")
+    def _every_turn_has_every_answer(self) -> Self:
+        for number, turn in enumerate(self.earlier):
+            if len(turn.answers) != len(self.models):
+                raise ValueError(
+                    f"Turn {number + 1} has {len(turn.answers)} answers for {len(self.models)} models. "
+                    "Start a new conversation after changing the models."
+                )
+        return self
+
+    @property
+    def title(self) -> str:
+        """The job in words, for lists."""
+        words = " ".join(self.prompt.split())
+        return f"ask {', '.join(self.models)}: {words[:60]}{'…' if len(words) > 60 else ''}"
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the next token is chosen, without the rest."""
+        return Sampling(**{name: getattr(self, name) for name in Sampling.model_fields})
+
+    def models_used(self) -> tuple[str, ...]:
+        """Return the models that are asked."""
+        return self.models
+
+    def messages(self, column: int) -> list[dict[str, str]]:
+        """Return the conversation as one column sees it: its own earlier answers, then the prompt.
+
+        Args:
+            column: index of the model in `models`.
+        """
+        said = [{"role": "system", "content": self.system}] if self.system else []
+        for turn in self.earlier:
+            said += [
+                {"role": "user", "content": turn.prompt},
+                {"role": "assistant", "content": turn.answers[column]},
+            ]
+        return [*said, {"role": "user", "content": self.prompt}]
