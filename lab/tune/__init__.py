@@ -1,1 +1,1 @@
-"""The tune room."""
+"""Fine-tuning: the spec, what is checked before a job is queued, and the loop on transformers' Trainer."""
