@@ -1,0 +1,163 @@
+"""A job as HTML: its row, its events, its log, its recipe, and the buttons that are legal now."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lab.core.events import Event
+from lab.core.store.rows import JobRow
+from lab.ui import widgets
+from lab.ui.services import person_words
+from lab.ui.widgets import esc
+from lab.ui.words import ago, duration, percent
+
+STOPPABLE = frozenset({"tune", "compare"})
+"""Kinds of job that keep what they have when they are asked to stop."""
+
+LOG_BYTES = 20_000
+MOST_EVENTS = 200
+
+
+def row(job: JobRow, now: float, detail: str = "") -> str:
+    """Return one job of the list; with a detail it is drawn open."""
+    is_open = "lab-open" if detail else ""
+    inside = f'<div class="lab-job-detail">{detail}</div>' if detail else ""
+    return (
+        f'<section class="lab-job {is_open}" data-job="{esc(job.id)}">'
+        f'<button type="button" class="lab-job-row" data-do="open" data-id="{esc(job.id)}" '
+        f'aria-expanded="{"true" if detail else "false"}">'
+        f"<span>{widgets.state_badge(job)}</span>"
+        f'<span><span class="lab-job-title">{esc(job.title)}</span><br>'
+        f'<span class="lab-muted lab-small">{esc(job.kind)} · {esc(person_words(job.owner))}</span></span>'
+        f'<span class="lab-muted lab-small">{_since(job, now)}</span>'
+        f"<span>{_how_far(job)}</span>"
+        f'<span class="lab-chevron" aria-hidden="true">›</span></button>{inside}</section>'
+    )
+
+
+def detail(job: JobRow, events: Sequence[Event], log: str, *, is_mine: bool = True) -> str:
+    """Return what an open row shows."""
+    shown = buttons(job) if is_mine else ""
+    facts = widgets.facts(
+        [
+            ("Job", job.id),
+            ("Runs on", job.device),
+            ("Attempt", f"{job.attempt}, {job.crash_count} crashed" if job.crash_count else str(job.attempt)),
+            ("Repeats", job.parent_id or ""),
+            ("Recipe", job.spec_sha256[:16]),
+            ("Result", _result_words(job)),
+        ]
+    )
+    parts = [
+        widgets.failure(job),
+        f'<div class="lab-buttons">{shown}</div>' if shown else "",
+        facts,
+        widgets.fold(f"Events ({job.last_seq})", event_list(events), f"events-{job.id}"),
+        widgets.fold(
+            "Log", f'<pre class="lab-log">{esc(log or "Nothing written yet.")}</pre>', f"log-{job.id}"
+        ),
+        widgets.fold(
+            "Recipe",
+            f'<pre class="lab-log">{esc(json.dumps(job.spec, indent=2, ensure_ascii=False))}</pre>',
+            f"recipe-{job.id}",
+        ),
+    ]
+    return "".join(parts)
+
+
+def buttons(job: JobRow) -> str:
+    """Return the buttons that are legal in the job's state, and no others."""
+    shown = []
+    if job.state == "running" and job.kind in STOPPABLE and not job.stop_requested:
+        shown.append(widgets.button("Stop and keep", "stop", job.id))
+    if job.state in ("queued", "running"):
+        shown.append(widgets.button("Cancel", "cancel", job.id, look="danger", sure="Really cancel?"))
+    if job.is_terminal:
+        shown.append(widgets.button("Run again", "retry", job.id))
+    return "".join(shown)
+
+
+def event_list(events: Sequence[Event]) -> str:
+    """Return events as lines, newest first; text deltas are left to the page that shows answers."""
+    told = [event for event in events if event.kind not in ("delta", "metric")][-MOST_EVENTS:]
+    lines = "".join(
+        f'<li><span class="lab-muted">{datetime.fromtimestamp(event.time).astimezone():%H:%M:%S}</span>'
+        f'<span class="lab-muted">{esc(event.kind)}</span><span>{esc(event_words(event))}</span></li>'
+        for event in reversed(told)
+    )
+    return f'<ol class="lab-events">{lines}</ol>'
+
+
+def event_words(event: Event) -> str:
+    """Say one event in words."""
+    told = event.payload
+    match event.kind:
+        case "state":
+            return " · ".join(str(part) for part in (told.get("state", ""), told.get("why", "")) if part)
+        case "progress":
+            return f"{percent(told.get('fraction', 0))} {told.get('words', '')}"
+        case "column":
+            return f"column {told.get('column', 0) + 1}: {told.get('phase', '')}"
+        case "artifact":
+            return f"made {told.get('model', '')}"
+        case _:
+            return str(told.get("text", ""))
+
+
+def read_logs(folder: Path) -> str:
+    """Return the end of a job's newest logs, attempt by attempt."""
+    parts = []
+    for log in sorted(folder.glob("attempt-*.log"), key=lambda path: (len(path.name), path.name))[-3:]:
+        with log.open("rb") as file:
+            file.seek(max(log.stat().st_size - LOG_BYTES, 0))
+            text = file.read().decode("utf-8", "replace")
+        parts.append(f"== {log.stem.replace('-', ' ')} ==\n{text}")
+    return "\n".join(parts)
+
+
+def live_card(job: JobRow) -> str:
+    """Return a job's progress with its buttons, for the page that started it."""
+    return (
+        f'<div class="lab-card lab-list" style="gap:12px" data-job="{esc(job.id)}">'
+        f'<div class="lab-buttons">{widgets.state_badge(job)}'
+        f'<span class="lab-job-title lab-break">{esc(job.title)}</span></div>'
+        f"{widgets.progress_line(job) if not job.is_terminal else ''}{widgets.failure(job)}"
+        f'<div class="lab-buttons">{buttons(job)}'
+        f'<a class="lab-button" href="?view=jobs&amp;job={esc(job.id)}">Open in Jobs</a></div></div>'
+    )
+
+
+def made(job: JobRow) -> list[str]:
+    """Return the names of the models that a job published."""
+    names = job.result.get("models", [])
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _since(job: JobRow, now: float) -> str:
+    return f"{esc(ago(job.created, now))}"
+
+
+def _how_far(job: JobRow) -> str:
+    if not job.is_terminal:
+        return widgets.progress_line(job)
+    if job.state == "failed":
+        return f'<span class="lab-small lab-problem">{esc(_first_sentence(job.error_text or ""))}</span>'
+    span = (job.finished or job.created) - (job.started or job.created)
+    words = f"took {duration(span)}" if job.started else "before it started"
+    made_words = f" · made {', '.join(made(job))}" if made(job) else ""
+    return f'<span class="lab-muted lab-small lab-break">{esc(words + made_words)}</span>'
+
+
+def _first_sentence(text: str) -> str:
+    head, dot, _ = text.partition(". ")
+    return head + dot.strip()
+
+
+def _result_words(job: JobRow) -> str:
+    figures: Mapping[str, Any] = job.result
+    plain = [
+        f"{name.replace('_', ' ')} {value}" for name, value in figures.items() if isinstance(value, int | str)
+    ]
+    return ", ".join(plain)[:200]

@@ -1,0 +1,105 @@
+"""The frame around the pages: the bar, the tabs, and what pauses while nobody looks.
+
+Adding a page is one line in PAGES.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from lab.core.store.rows import LIVE
+from lab.ui import theme, widgets
+from lab.ui.pages import jobs
+from lab.ui.redraw import Seen, every, only_changed, when_page_opens
+from lab.ui.services import Services
+from lab.ui.words import listed
+
+mount_arguments = theme.mount_arguments
+"""What app.py adds to the arguments of mount_gradio_app: theme, css, script, icon."""
+
+PAGES: tuple[tuple[str, str, Callable[[Services], None]], ...] = (("jobs", "Jobs", jobs.build),)
+"""Name in the address, title of the tab, and builder of every page, in the order of the tabs."""
+
+
+def build_app(services: Services) -> Any:
+    """Arrange the pages and return the application to mount."""
+    with gr.Blocks(title="Crucible", analytics_enabled=False, fill_width=True) as app:
+        bar = _Bar(services)
+        shown = widgets.picture(bar.html((), None)[0], elem_id="lab-bar")
+        seen = gr.State(())
+        when_page_opens(bar.html, [seen], [shown, seen], "bar_open")
+        every(2, bar.html, [seen], [shown, seen], "bar")
+        with gr.Tabs(elem_id="lab-pages", overflow_behavior="wrap", selected=PAGES[0][0]) as tabs:
+            timers = [_build_page(app, services, *page) for page in PAGES]
+        _pause_hidden_pages(tabs, timers)
+        when_page_opens(_linked_page, None, tabs, "page_open")
+    app.queue(api_open=False, max_size=256, default_concurrency_limit=20)
+    return app
+
+
+def _build_page(
+    app: Any, services: Services, name: str, title: str, build: Callable[[Services], None]
+) -> list[Any]:
+    """Build one page in its tab and return its timers."""
+    before = set(app.blocks)
+    with gr.Tab(title, id=name):
+        build(services)
+    return [block for key, block in app.blocks.items() if key not in before and isinstance(block, gr.Timer)]
+
+
+def _pause_hidden_pages(tabs: Any, timers: list[list[Any]]) -> None:
+    """Let only the page in front ask the server for news."""
+    flat = [(index, timer) for index, group in enumerate(timers) for timer in group]
+
+    def pause(event: gr.SelectData) -> list[Any]:
+        return [gr.Timer(active=index == event.index) for index, _ in flat]
+
+    tabs.select(pause, None, [timer for _, timer in flat], api_name="page_shown", show_progress="hidden")
+
+
+def _linked_page(request: gr.Request) -> Any:
+    """Bring the page to the front that the address names."""
+    wanted = request.query_params.get("view", "")
+    return gr.Tabs(selected=wanted) if wanted in {name for name, _, _ in PAGES} else gr.skip()
+
+
+class _Bar:
+    """The line at the top: name, running jobs, who you are, what the lab runs on."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+
+    def html(self, seen: Seen, request: gr.Request) -> tuple[Any, ...]:
+        """Draw the bar."""
+        who = self.services.who(request)
+        live = self.services.store.jobs.list(owner=who.name if who.is_visitor else None, states=LIVE)
+        running = sum(job.state != "queued" for job in live)
+        waiting = len(live) - running
+        words = listed([f"{running} running"] * bool(running) + [f"{waiting} waiting"] * bool(waiting))
+        chip = (
+            f'<a href="?view=jobs" data-view="jobs" class="lab-badge lab-live" id="lab-running">'
+            f'<i class="lab-dot"></i>{widgets.esc(words)}</a>'
+            if live
+            else ""
+        )
+        return only_changed(
+            seen,
+            f'<div class="lab-bar"><span class="lab-name">{_MARK}Crucible</span>'
+            f'<span class="lab-status">{chip}<span>{widgets.esc(who.words)} · {widgets.esc(self._machine())}</span>'
+            f"</span></div>",
+        )
+
+    def _machine(self) -> str:
+        alive = [worker for worker in self.services.store.workers.list() if worker.is_alive]
+        devices = sorted({worker.device for worker in alive if worker.device})
+        loaded = {name for worker in alive for name in worker.models_loaded}
+        memory = f"{len(loaded)} model{'s' * (len(loaded) != 1)} in memory" if loaded else ""
+        return " · ".join(part for part in (", ".join(devices) or "no workers yet", memory) if part)
+
+
+_MARK = (
+    '<svg viewBox="0 0 32 32" aria-hidden="true"><rect width="32" height="32" rx="7" fill="#2a6f97"/>'
+    '<path d="M8 10h16l-2.6 11.2A4 4 0 0 1 17.5 24h-3a4 4 0 0 1-3.9-2.8z" fill="#fff"/>'
+    '<path d="M11.2 15h9.6l-1.2 5.2a2 2 0 0 1-2 1.5h-3.2a2 2 0 0 1-2-1.5z" fill="#e69f00"/></svg>'
+)

@@ -1,0 +1,81 @@
+// Crucible: the little that the browser does itself. No data leaves or enters here.
+(() => {
+  const tabs = () => [...document.querySelectorAll("#lab-pages > .tab-wrapper [role=tab]")];
+  const query = () => new URLSearchParams(location.search);
+  const put = (changes) => {
+    const q = query();
+    for (const [key, value] of Object.entries(changes)) value ? q.set(key, value) : q.delete(key);
+    const text = q.toString();
+    history.replaceState(null, "", text ? `?${text}` : location.pathname);
+  };
+
+  // A tab is in the address, so that a reload and a link show the same page.
+  const show = (page) => {
+    const tab = tabs().find((button) => button.dataset.tabId === page);
+    if (tab && tab.getAttribute("aria-selected") !== "true") tab.click();
+  };
+  document.addEventListener("click", (event) => {
+    const tab = event.target.closest("#lab-pages > .tab-wrapper [role=tab]");
+    if (tab) put({ view: tab.dataset.tabId });
+    const link = event.target.closest("a[data-view]");
+    if (link) { event.preventDefault(); show(link.dataset.view); }
+  });
+
+  // A dangerous button asks once more, in place.
+  const sure = (button) => {
+    if (!button.dataset.sure || button.classList.contains("lab-armed")) return true;
+    const words = button.textContent;
+    button.classList.add("lab-armed");
+    button.textContent = button.dataset.sure;
+    setTimeout(() => { button.classList.remove("lab-armed"); button.textContent = words; }, 4000);
+    return false;
+  };
+
+  // Folds that the reader opened stay open when their text is redrawn.
+  const opened = new Set();
+  document.addEventListener("click", (event) => {
+    const summary = event.target.closest("summary");
+    const fold = summary && summary.parentElement;
+    if (!fold || !fold.dataset.key) return;
+    fold.open ? opened.delete(fold.dataset.key) : opened.add(fold.dataset.key);
+  }, true);
+
+  // Clocks run here, so that the server need not send a second's ticking.
+  const started = new Map();
+  const tick = () => {
+    for (const clock of document.querySelectorAll(".lab-clock")) {
+      const key = clock.dataset.key;
+      if (!started.has(key)) started.set(key, performance.now() - 1000 * Number(clock.dataset.seconds || 0));
+      const text = `${((performance.now() - started.get(key)) / 1000).toFixed(1)} s`;
+      if (clock.textContent !== text) clock.textContent = text;
+    }
+  };
+  setInterval(tick, 200);
+
+  // New text is followed only while the reader is at the bottom of the answers.
+  let atBottom = false;
+  const foot = () => document.querySelector("#lab-ask");
+  addEventListener("scroll", () => {
+    const box = foot() && foot().getBoundingClientRect();
+    atBottom = !!box && box.height > 0 && box.bottom <= innerHeight + 40 && box.top > 0;
+  }, { passive: true });
+  const follow = () => {
+    const box = foot() && foot().getBoundingClientRect();
+    if (atBottom && box && box.bottom > innerHeight && document.querySelector(".lab-caret"))
+      scrollBy(0, box.bottom - innerHeight + 16);
+  };
+
+  new MutationObserver(() => {
+    for (const fold of document.querySelectorAll("details[data-key]"))
+      if (opened.has(fold.dataset.key) && !fold.open) fold.open = true;
+    follow();
+  }).observe(document.documentElement, { childList: true, subtree: true, characterData: true, attributes: true, attributeFilter: ["open"] });
+
+  // A question is sent with Ctrl+Enter (or Command+Enter) too.
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    if (event.target.closest("#lab-question")) document.querySelector("#lab-ask button, button#lab-ask")?.click();
+  });
+
+  window.crucible = { put, show, sure, query };
+})();
