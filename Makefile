@@ -1,0 +1,60 @@
+# Every target makes what it needs first. `make run` and `make test` are all a newcomer has to know.
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONUNBUFFERED := 1
+
+.PHONY: run test test-unit test-faults check demo bench screenshots clean
+
+run: .venv
+	@echo "Fetching the starter model (98 MB, once) ..."
+	@$(BIN)/python -m lab starter || echo "The starter model could not be fetched now; the lab starts without it."
+	@echo "Starting the lab ..."
+	@exec $(BIN)/python app.py
+
+.venv: requirements.txt
+	@echo "Making a Python environment in .venv (once, a few minutes) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "  installing PyTorch ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
+	@echo "  installing the rest ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch .venv
+
+.venv/dev: .venv requirements-dev.txt
+	@echo "Installing what the tests need ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch .venv .venv/dev
+
+test: .venv/dev chromium
+	$(BIN)/python -m pytest tests -m "not gpu"
+
+test-unit: .venv/dev
+	$(BIN)/python -m pytest tests -m "not browser and not fault and not server and not starter and not gpu"
+
+test-faults: .venv/dev
+	$(BIN)/python -m pytest tests -m fault
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+demo: .venv
+	@$(BIN)/python -m lab starter
+	@$(BIN)/python demo.py
+
+bench: .venv/dev chromium
+	$(BIN)/python -m benchmarks
+
+screenshots: .venv/dev chromium
+	$(BIN)/python -m tests.browser.screenshots docs/images
+
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || { \
+	  echo "Installing Chromium for the browser tests ..."; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; }
+
+clean:
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache
