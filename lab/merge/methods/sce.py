@@ -1,0 +1,98 @@
+"""SCE: select where the models differ most, calculate their shares, erase the minority's signs."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lab.merge.agreement import agreeing_average, row_sum
+from lab.merge.registry import Stack, merge_methods
+from lab.merge.selection import Cut, keep_largest, largest_cuts
+
+
+@merge_methods.register(
+    "sce",
+    source="FuseChat, arXiv:2408.07990, section 3.3",
+    weighted=False,
+    use="When you fuse fine-tunes of one base and have no weights in mind: each tensor finds its own.",
+)
+def sce(
+    deltas: Tensor,
+    weights: Tensor,  # noqa: ARG001  the method calculates its own
+    *,
+    select_topk: Annotated[
+        float, Field(ge=0, le=1, description="Share of the elements to keep, those where the models differ most")
+    ] = 1.0,
+) -> Tensor:
+    """Select, calculate, erase: sum_i W_i d_i over what agrees, divided by the agreeing W_i.
+
+    Select: of the elements whose variance over the models is not zero, keep the floor(select_topk *
+    count) of highest variance, the same for all models (with select_topk = 1, every element).
+    Calculate: W_i = mean(d_i^2) / sum_j mean(d_j^2), one number for each model and tensor. Erase: drop
+    what has not the sign of sum_i d_i.
+
+    As mergekit has it, with two departures: its absolute thresholds of 1e-6, which on light fine-tunes
+    silently turn Calculate off, are tests for zero here; and of equal variances the first are kept.
+    The authors' code uses the selection for Calculate only.
+
+    Args:
+        deltas: tuned minus base, one row for each model. Shape (models, *weight), float32.
+        weights: not used.
+        select_topk: share of the differing elements to keep, in [0, 1].
+
+    Returns:
+        The merged delta. Shape (*weight).
+    """
+    rows = deltas.flatten(1).clone()
+    if select_topk < 1:
+        spread = variance(rows)
+        rows *= keep_largest(spread, int(int(torch.count_nonzero(spread)) * select_topk)) > 0
+    return agreeing_average(rows, _shares([_power(row) for row in rows])).view(deltas.shape[1:])
+
+
+@merge_methods.streamed("sce")
+def sce_streamed(stack: Stack, weights: Tensor, *, select_topk: float) -> Iterator[Tensor]:
+    """Merge in two passes, or with a selection in five: count, find the cut (two), calculate, erase."""
+    cut = _cut(stack, select_topk) if select_topk < 1 else None
+    powers = [0.0] * len(weights)
+    for rows in _selected(stack, cut):
+        powers = [power + _power(row) for power, row in zip(powers, rows, strict=True)]
+    shares = _shares(powers)
+    for rows in _selected(stack, cut):
+        yield agreeing_average(rows, shares)
+
+
+def variance(rows: Tensor) -> Tensor:
+    """Return the population variance over the rows. Shape (rows, elements) -> (elements,)."""
+    mean = row_sum(rows).div_(len(rows))
+    spread = torch.zeros_like(mean)
+    for row in rows:
+        apart = row - mean
+        spread.add_(apart.mul_(apart))
+    return spread.div_(len(rows))
+
+
+def _cut(stack: Stack, select_topk: float) -> Cut:
+    """Find what separates the highest variances from the rest."""
+    differing = sum(int(torch.count_nonzero(variance(rows))) for rows in stack.chunks())
+    total = torch.Size(stack.shape).numel()
+    keep = min(int(differing * select_topk), total)
+    return largest_cuts(lambda: ([variance(rows)] for rows in stack.chunks()), [keep], total)[0]
+
+
+def _selected(stack: Stack, cut: Cut | None) -> Iterator[Tensor]:
+    fresh = cut.copy() if cut else None
+    for rows in stack.chunks():
+        yield rows if fresh is None else rows.mul_(fresh.trim(variance(rows)).sign_())
+
+
+def _power(row: Tensor) -> float:
+    """Return the sum of squares, as mean(d^2) up to a factor that all models share."""
+    return torch.dot(row, row).item()
+
+
+def _shares(powers: list[float]) -> list[float]:
+    total = sum(powers)
+    return [power / total if total else 1 / len(powers) for power in powers]

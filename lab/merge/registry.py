@@ -1,0 +1,258 @@
+"""What a merge method is, and the registry that finds them.
+
+A method is one pure function of the stacked values of one tensor. Its keyword-only arguments are its
+knobs: the form, the check of a spec and the documentation are derived from them. This module knows
+nothing of files; a method sees tensors and numbers only.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal, Protocol, get_args, get_origin, get_type_hints
+
+import torch
+from pydantic import Field, TypeAdapter, create_model
+from pydantic.fields import FieldInfo
+from torch import Tensor
+
+from lab.core.registry import Registry
+from lab.core.spec import Spec
+
+Space = Literal["delta", "weight"]
+"""What a method is given: tuned minus base ("delta"), or the models' values as they are ("weight")."""
+
+Role = Literal["none", "first", "delta"]
+"""What a base is to a method: nothing, the first of its models, or what the deltas are taken from."""
+
+Statistics = Callable[..., Mapping[str, Tensor]]
+"""A pure first pass over the models, for methods that need more than one tensor at a time."""
+
+PER_MODEL: Final = "per model"
+
+PerModel = Annotated[float | Sequence[float], PER_MODEL]
+"""A knob that each model may set for itself: one number for all, or one for each model in order."""
+
+
+class Stack(Protocol):
+    """The values of one tensor in all models, a chunk at a time, as often as asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor in one model."""
+        ...
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Start a new pass. Each chunk is (models, elements), float32, and yours only until the next.
+
+        It lies in a buffer that is used again, so it may be overwritten in place.
+        """
+        ...
+
+
+Streamed = Callable[..., Iterator[Tensor]]
+"""A method in chunks: `streamed(stack, weights, **knobs)` yields a merged chunk for each of its last pass."""
+
+
+@dataclass(frozen=True)
+class MergeMethod:
+    """One merge method and all that forms, checks and the engine have to know of it.
+
+    Attributes:
+        name: its name, as mergekit spells it where mergekit has it.
+        source: where it was published.
+        space: whether it is given deltas or weights.
+        models: the least and the most models it takes, the base not counted where deltas are taken from it.
+        use: one sentence: when to use it.
+        function: the function itself, of whole tensors.
+        knobs: its knobs as a pydantic model, with defaults, bounds and help.
+        per_model: those knobs that each model may set for itself.
+        weighted: whether the models have weights.
+        base: what a base is to it.
+        elementwise: whether each element of the result depends on the same element of the models only.
+        nanoseconds: what an element of one model takes on one core, for the estimate; measured.
+        statistics: a pure first-pass reducer, for methods that need the whole model.
+        streamed: its form in chunks; the registry fills it in.
+    """
+
+    name: str
+    source: str
+    space: Space
+    models: tuple[int, int]
+    use: str
+    function: Callable[..., Tensor]
+    knobs: type[Spec]
+    per_model: frozenset[str]
+    weighted: bool = True
+    base: Role = "none"
+    elementwise: bool = False
+    nanoseconds: float = 20.0
+    statistics: Statistics | None = None
+    streamed: list[Streamed] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> dict[str, FieldInfo]:
+        """All that a recipe may set, by name: the knobs, and `weight` where models have weights."""
+        weight = {"weight": _Weighted.model_fields["weight"]} if self.weighted else {}
+        return {**weight, **{info.alias or name: info for name, info in self.knobs.model_fields.items()}}
+
+    def is_per_model(self, parameter: str) -> bool:
+        """Whether each model may set this parameter for itself."""
+        return parameter == "weight" or parameter in self.per_model
+
+    def validate(self, parameter: str, value: object) -> bool | int | float | str:
+        """Check one value of one parameter and return it as its type.
+
+        Raises:
+            ValidationError: it is not of the type, or out of bounds.
+        """
+        info = self.parameters[parameter]
+        kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+        adapter: TypeAdapter[Any] = TypeAdapter(kind, config={"allow_inf_nan": False})
+        return adapter.validate_python(value)
+
+    def stream(self, stack: Stack, weights: Tensor, knobs: Mapping[str, Any]) -> Iterator[Tensor]:
+        """Merge one tensor, yielding the result in the stack's chunks.
+
+        While a chunk is yielded, the stack stands at the chunk of the same place. A method without a
+        form in chunks is given the whole tensor, and needs the memory for it.
+
+        Args:
+            stack: the models' values, or deltas.
+            weights: each model's say. Shape (models,).
+            knobs: by the function's argument names; per-model knobs as one number for each model.
+        """
+        if self.elementwise:
+            return (self.function(chunk, weights, **knobs) for chunk in stack.chunks())
+        if self.streamed:
+            return self.streamed[0](stack, weights, **knobs)
+        return self._whole(stack, weights, knobs)
+
+    def _whole(self, stack: Stack, weights: Tensor, knobs: Mapping[str, Any]) -> Iterator[Tensor]:
+        pieces = torch.cat([chunk.clone() for chunk in stack.chunks()], dim=1)  # (models, elements)
+        merged = self.function(pieces.view(-1, *stack.shape), weights, **knobs).flatten()
+        del pieces
+        start = 0
+        for chunk in stack.chunks():
+            stop = start + chunk.shape[1]
+            yield merged[start:stop]
+            start = stop
+
+
+class MergeMethods(Registry[MergeMethod]):
+    """The merge methods, by name; filled by the modules of `lab/merge/methods`."""
+
+    def register(
+        self,
+        name: str,
+        *,
+        source: str,
+        space: Space = "delta",
+        models: tuple[int, int] = (1, 8),
+        statistics: Statistics | None = None,
+        **traits: Any,  # of MergeMethod: use, weighted, base, elementwise, nanoseconds
+    ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+        """Register the function below as a merge method, and return it unchanged.
+
+        Args:
+            name: the method's name in recipes and forms.
+            source: the paper or project it is from, such as "arXiv:2306.01708".
+            space: "delta" to be given tuned minus base, "weight" to be given the models' values.
+            models: the least and the most models it takes.
+            statistics: a pure first-pass reducer, for the few methods that need the whole model.
+            traits: `use` (when to use it, if the docstring's first line doesn't say), `weighted`,
+                `base`, `elementwise` and `nanoseconds`, as `MergeMethod` explains them.
+        """
+
+        def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            knobs, per_model = knobs_of(function)
+            facts = {
+                "use": (inspect.getdoc(function) or "").split("\n", 1)[0],
+                "base": "delta" if space == "delta" else "none",
+                **traits,
+            }
+            method = MergeMethod(
+                name=name,
+                source=source,
+                space=space,
+                models=models,
+                function=function,
+                knobs=knobs,
+                per_model=per_model,
+                statistics=statistics,
+                **facts,
+            )
+            self.add(name, method)
+            return function
+
+        return register
+
+    def streamed(self, name: str) -> Callable[[Streamed], Streamed]:
+        """Give a registered method its form in chunks: `streamed(stack, weights, **knobs)`."""
+
+        def register(streamed: Streamed) -> Streamed:
+            self._things[name].streamed.append(streamed)
+            return streamed
+
+        return register
+
+
+def knobs_of(function: Callable[..., Tensor]) -> tuple[type[Spec], frozenset[str]]:
+    """Read a function's knobs from its keyword-only arguments.
+
+    A trailing underscore is not part of a knob's name, so `lambda_` is the knob `lambda`.
+
+    Returns:
+        A pydantic model with one field for each knob, and the names of the per-model ones.
+
+    Raises:
+        TypeError: a knob has no type, or no default.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    per_model = set()
+    for argument in inspect.signature(function).parameters.values():
+        if argument.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if argument.name not in hints or argument.default is inspect.Parameter.empty:
+            raise TypeError(f"The knob {argument.name!r} of {function.__name__} needs a type and a default.")
+        kind, *metadata = _parts(hints[argument.name])
+        name = argument.name.rstrip("_")
+        if PER_MODEL in metadata:
+            per_model.add(name)
+            kind = float
+        extras = tuple(item for item in metadata if item != PER_MODEL)
+        annotation: Any = Annotated[kind, *extras] if extras else kind
+        knob = FieldInfo.from_annotated_attribute(annotation, argument.default)
+        if name != argument.name:
+            knob.alias = knob.validation_alias = knob.serialization_alias = name
+        fields[argument.name] = (knob.annotation, knob)
+    title = f"{function.__name__.title().replace('_', '')}Knobs"
+    return create_model(title, __base__=_Knobs, **fields), frozenset(per_model)
+
+
+class _Knobs(Spec):
+    model_config = {"populate_by_name": True, "serialize_by_alias": True}
+
+
+class _Weighted(Spec):
+    weight: float = Field(description="The model's say in the merge; negative takes its direction away.")
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) is Annotated else (hint,)
+
+
+def for_each(value: float | Sequence[float], count: int) -> list[float]:
+    """Spread a per-model knob: one number for all models, or one for each.
+
+    Raises:
+        ValueError: there are not as many numbers as models.
+    """
+    numbers = [float(value)] * count if isinstance(value, int | float) else [float(item) for item in value]
+    if len(numbers) != count:
+        raise ValueError(f"{count} models but {len(numbers)} values")
+    return numbers
+
+
+merge_methods: Final = MergeMethods("merge method", package="lab.merge.methods")
+"""All merge methods. Importing this imports none of them: the first lookup does."""

@@ -1,0 +1,126 @@
+"""Exact selection of the k largest magnitudes, in chunks, in a few passes and little memory.
+
+Magnitudes are non-negative float32 numbers, whose bit patterns sort as they do. A histogram of the
+upper half of the pattern finds the bin of the k-th largest; a second pass over that bin finds it. Of
+equal magnitudes the first are kept, so that exactly k are. Pure: tensors and numbers only.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_HALF = 16
+_BINS = 1 << 15  # a float without its sign has 31 bits: 15 above, 16 below
+_KEEP_ALL = -1.0
+
+Passes = Callable[[], Iterable[Tensor | Sequence[Tensor]]]
+"""A new pass over rows of magnitudes: a sequence of 1-D float32 tensors, one for each row, in each chunk."""
+
+
+def keep_largest(values: Tensor, count: int) -> Tensor:
+    """Return the values with all but the `count` largest magnitudes set to zero.
+
+    Of equal magnitudes the first are kept. This is the plain form, of a whole tensor, by sorting.
+
+    Args:
+        values: any shape.
+        count: how many to keep, from 0 to all.
+    """
+    order = values.flatten().abs().sort(descending=True, stable=True).indices[:count]
+    kept = torch.zeros_like(values).flatten()
+    kept[order] = values.flatten()[order]
+    return kept.view_as(values)
+
+
+@dataclass
+class Cut:
+    """What separates the k largest from the rest: a magnitude, and how many equal to it still pass.
+
+    Chunks have to be shown to `trim` in order, once each. A copy starts over.
+    """
+
+    value: float
+    ties: int
+
+    def copy(self) -> "Cut":
+        """Return the cut as it stands, to be used up apart from this one."""
+        return Cut(self.value, self.ties)
+
+    def trim(self, row: Tensor) -> Tensor:
+        """Set what is below the cut to zero, in place, and return the row.
+
+        Args:
+            row: the next chunk of the values. Shape (elements,), float32.
+        """
+        if self.value == _KEEP_ALL:
+            return row
+        if self.ties == 0:
+            return _shrink(row, self.value)
+        equal = row.abs() == self.value
+        found = int(torch.count_nonzero(equal))
+        if found > self.ties:
+            late = equal.nonzero().flatten()[self.ties :]
+            row[late] = 0.0
+        self.ties = max(0, self.ties - found)
+        return _shrink(row, _just_below(self.value))
+
+
+def largest_cuts(passes: Passes, counts: Sequence[int], total: int) -> list[Cut]:
+    """Find, for each row, the cut that keeps exactly its `counts` largest magnitudes.
+
+    Args:
+        passes: starts a pass over the rows' magnitudes; called twice at most. What it yields is
+            overwritten.
+        counts: how many to keep of each row.
+        total: how many elements a row has.
+    """
+    open_rows = [row for row, count in enumerate(counts) if 0 < count < total]
+    cuts = [Cut(_KEEP_ALL, 0) if count >= total else Cut(float("inf"), 0) for count in counts]
+    if not open_rows:
+        return cuts
+    upper = torch.zeros(len(counts), _BINS, dtype=torch.int64)
+    for rows in passes():
+        for row in open_rows:
+            pattern = rows[row].view(torch.int32).bitwise_right_shift_(_HALF)
+            upper[row] += torch.bincount(pattern, minlength=_BINS)
+    bins = {row: _bin_of(upper[row], counts[row]) for row in open_rows}
+    lower = torch.zeros(len(counts), 1 << _HALF, dtype=torch.int64)
+    for rows in passes():
+        for row in open_rows:
+            first = bins[row][0] << _HALF
+            pattern = rows[row].view(torch.int32).sub_(first)
+            inside = pattern[pattern.bitwise_right_shift(_HALF) == 0]
+            lower[row] += torch.bincount(inside, minlength=1 << _HALF)
+    for row in open_rows:
+        top, wanted = bins[row]
+        bottom, ties = _bin_of(lower[row], wanted)
+        cuts[row] = Cut(_magnitude(top << _HALF | bottom), ties)
+    return cuts
+
+
+def _bin_of(histogram: Tensor, count: int) -> tuple[int, int]:
+    """Return the bin of the count-th largest, and how many of that bin belong to the largest."""
+    above = histogram.flip(0).cumsum(0)  # above[i]: how many lie in the topmost i + 1 bins
+    place = int(torch.searchsorted(above, count))
+    before = int(above[place - 1]) if place else 0
+    return len(histogram) - 1 - place, count - before
+
+
+def _magnitude(pattern: int) -> float:
+    return torch.tensor(pattern, dtype=torch.int32).view(torch.float32).item()
+
+
+def _just_below(value: float) -> float:
+    """Return the next smaller float32; of zero, the mark for keeping all."""
+    if value == 0.0:
+        return _KEEP_ALL
+    return torch.nextafter(torch.tensor(value), torch.tensor(0.0)).item()
+
+
+def _shrink(row: Tensor, bound: float) -> Tensor:
+    """Set values with magnitude up to the bound to zero, in place; a negative bound keeps all."""
+    if bound < 0:
+        return row
+    return torch.ops.aten.hardshrink.out(row, bound, out=row)

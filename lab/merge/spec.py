@@ -1,0 +1,288 @@
+"""One merge, complete: what a recipe in mergekit's YAML can say, for the methods that we have.
+
+Knows the registry of methods; opens no file. What depends on the models is checked in `check.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from lab.core.errors import BadInput, UnknownName, problems_of
+from lab.core.spec import JobSpec, LabName, ModelRef, Spec
+from lab.merge.parameters import Setting, mapped
+from lab.merge.registry import MergeMethod, merge_methods
+
+MOST_SLICES = 512
+MOST_SOURCES = 9
+"""Eight models and the base."""
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Layer = Annotated[int, Field(ge=0, lt=100_000)]
+Parameters = Annotated[dict[str, Setting], Field(max_length=64)]
+
+
+class Source(Spec):
+    """One model of a merge, or some layers of one: `layer_range` is [first, end), the end not included."""
+
+    model: ModelRef
+    layer_range: tuple[Layer, Layer] | None = None
+    parameters: Parameters = Field(default_factory=dict)
+
+    @field_validator("layer_range")
+    @classmethod
+    def _range_goes_forward(cls, layers: tuple[int, int] | None) -> tuple[int, int] | None:
+        if layers and layers[0] >= layers[1]:
+            raise BadInput(
+                f"The layer range {layers[0]} to {layers[1]} holds no layer.",
+                "A range is [first, end), counted from 0, the end not included.",
+                "Make the end larger than the first.",
+            )
+        return layers
+
+
+class Slice(Spec):
+    """Some output layers: the same number of layers from each of its sources."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1, max_length=MOST_SOURCES)]
+    base_model: ModelRef | None = None
+    parameters: Parameters = Field(default_factory=dict)
+
+    @field_validator("sources")
+    @classmethod
+    def _every_source_has_the_same_length(cls, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+        lengths = set()
+        for place, source in enumerate(sources):
+            if source.layer_range is None:
+                raise ValueError(f"sources.{place}.layer_range is missing. A slice names its layers: [first, end).")
+            lengths.add(source.layer_range[1] - source.layer_range[0])
+        if len(lengths) > 1:
+            raise ValueError(
+                f"The sources have {', '.join(map(str, sorted(lengths)))} layers. "
+                "All sources of a slice have the same number of layers."
+            )
+        return sources
+
+    @property
+    def layers(self) -> int:
+        """How many output layers the slice makes."""
+        first, end = self.sources[0].layer_range or (0, 0)
+        return end - first
+
+
+class MergeSpec(JobSpec):
+    """One merge. It has `models`, merged layer by layer, or `slices`, stacked one on the other.
+
+    Attributes:
+        name: the merged model's name in the lab.
+        method: a registered merge method.
+        base_model: what deltas are taken from; slerp's first model; else whose config and tokenizer are kept.
+        models: whole models, in order.
+        slices: ranges of layers, in order.
+        parameters: settings for all models and tensors; a slice's and a model's own come first.
+        dtype: the dtype of the result, as mergekit spells it; arithmetic is float32 whatever it says.
+        out_dtype: the same, and comes before `dtype`.
+    """
+
+    kind: Literal["merge"] = "merge"
+    name: LabName
+    method: str
+    base_model: ModelRef | None = None
+    models: Annotated[tuple[Source, ...], Field(max_length=MOST_SOURCES)] = ()
+    slices: Annotated[tuple[Slice, ...], Field(max_length=MOST_SLICES)] = ()
+    parameters: Parameters = Field(default_factory=dict)
+    dtype: Dtype | None = None
+    out_dtype: Dtype | None = None
+
+    @field_validator("method")
+    @classmethod
+    def _method_is_known(cls, method: str) -> str:
+        return merge_methods[method].name
+
+    @field_validator("models")
+    @classmethod
+    def _model_settings_fit(cls, models: tuple[Source, ...], info: ValidationInfo) -> tuple[Source, ...]:
+        for place, model in enumerate(models):
+            if model.layer_range is not None:
+                raise ValueError(f"{place}.layer_range: models are whole. Use slices to pick layers.")
+        return _checked_sources(info, models, "")
+
+    @field_validator("slices")
+    @classmethod
+    def _slice_settings_fit(cls, slices: tuple[Slice, ...], info: ValidationInfo) -> tuple[Slice, ...]:
+        return tuple(
+            part.model_copy(
+                update={
+                    "sources": _checked_sources(info, part.sources, f"{place}.sources."),
+                    "parameters": _checked(info, part.parameters, f"{place}.parameters.", shared=True),
+                }
+            )
+            for place, part in enumerate(slices)
+        )
+
+    @field_validator("parameters")
+    @classmethod
+    def _settings_fit(cls, parameters: dict[str, Setting], info: ValidationInfo) -> dict[str, Setting]:
+        """Check the settings, and write the defaults in, so that a stored spec repeats exactly."""
+        checked = _checked(info, parameters, "", shared=True)
+        if "method" not in info.data:
+            return checked
+        known = merge_methods[info.data["method"]].parameters
+        return {name: info.default for name, info in known.items() if not info.is_required()} | checked
+
+    @model_validator(mode="after")
+    def _models_fit_the_method(self) -> Self:
+        if bool(self.models) == bool(self.slices):
+            raise ValueError("A merge has models or slices, one of the two. Give at least one model.")
+        method = merge_methods[self.method]
+        if self.models:
+            _count(method, self.models, self.base_model, "models")
+        for place, part in enumerate(self.slices):
+            _count(method, part.sources, part.base_model or self.base_model, f"slices.{place}.sources")
+        return self
+
+    @property
+    def title(self) -> str:
+        """The merge in words: "ties merge of pirate and sums"."""
+        names = list(dict.fromkeys(source.model for part in self.parts() for source in part.sources))
+        if self.is_upscaling:
+            return f"{names[0]}, its layers stacked to {sum(part.layers for part in self.slices)}"
+        *first, last = [name for name in names if name != self.base_model] or names
+        listed = f"{', '.join(first)} and {last}" if first else last
+        return f"{self.method} merge of {listed}"
+
+    @property
+    def is_upscaling(self) -> bool:
+        """Whether it only stacks layers of one model."""
+        used = {source.model for part in self.slices for source in part.sources}
+        return self.method == "passthrough" and len(used) == 1
+
+    def parts(self) -> tuple[Slice, ...]:
+        """Return the slices; whole models are one slice, without layer ranges."""
+        return self.slices or (Slice.model_construct(sources=self.models, base_model=None, parameters={}),)
+
+    def models_used(self) -> tuple[str, ...]:
+        """Return the base and the models, in order, each once."""
+        bases = [self.base_model, *(part.base_model for part in self.slices)]
+        sources = [source.model for part in self.parts() for source in part.sources]
+        return tuple(dict.fromkeys([*(base for base in bases if base), *sources]))
+
+    def models_made(self) -> tuple[str, ...]:
+        """Return the merged model's name."""
+        return (self.name,)
+
+
+def merge_of(
+    method: str,
+    models: Sequence[tuple[str, float]],
+    *,
+    name: str,
+    base: str | None = None,
+    knobs: Mapping[str, Any] | None = None,
+    dtype: Dtype | None = None,
+) -> MergeSpec:
+    """Build the merge that a form describes.
+
+    Args:
+        method: a merge method's name.
+        models: names and weights, in order; the weights are left out where the method has none.
+        name: the result's name.
+        base: the base model; where the method only needs one to start from, the first model.
+        knobs: the method's knobs, for all models and tensors.
+        dtype: the result's dtype; None keeps the models'.
+
+    Raises:
+        ValidationError: something doesn't fit; `problems_of` says which fields.
+    """
+    chosen = merge_methods[method]
+    sources = [
+        {"model": model, "parameters": {"weight": weight} if chosen.weighted else {}} for model, weight in models
+    ]
+    if chosen.base == "first" and base is None and models:
+        base = models[0][0]
+    return MergeSpec.model_validate(
+        {
+            "name": name,
+            "method": method,
+            "base_model": None if chosen.base == "none" else base,
+            "models": sources,
+            "parameters": dict(knobs or {}),
+            "dtype": dtype,
+        }
+    )
+
+
+def upscaled(model: str, layers: int, drop: int, *, name: str) -> MergeSpec:
+    """Build SOLAR's depth up-scaling: layers 0 to n-m, then m to n again, 2(n-m) in all.
+
+    Args:
+        model: the model to stack.
+        layers: n, how many layers it has.
+        drop: m, how many layers each copy loses: the last m of the first, the first m of the second.
+        name: the result's name.
+
+    Raises:
+        BadInput: m is not between 0 and n-1.
+    """
+    if not 0 <= drop < layers:
+        raise BadInput(
+            f"m is {drop}, and {model} has {layers} layers.",
+            f"m is between 0 and {layers - 1}.",
+            f"SOLAR drops a quarter of the layers: {layers // 4} here.",
+            field="m",
+        )
+    ranges = [(0, layers - drop), (drop, layers)]
+    slices = [{"sources": [{"model": model, "layer_range": layer_range}]} for layer_range in ranges]
+    return MergeSpec.model_validate({"name": name, "method": "passthrough", "slices": slices})
+
+
+def _checked_sources(info: ValidationInfo, sources: tuple[Source, ...], path: str) -> tuple[Source, ...]:
+    return tuple(
+        source.model_copy(
+            update={"parameters": _checked(info, source.parameters, f"{path}{place}.parameters.", shared=False)}
+        )
+        for place, source in enumerate(sources)
+    )
+
+
+def _checked(info: ValidationInfo, parameters: dict[str, Setting], path: str, *, shared: bool) -> dict[str, Setting]:
+    """Check settings against the method's parameters, and return them with every value as its type.
+
+    Args:
+        info: of the validation under way; where the method was refused, that is said once already.
+        parameters: the settings.
+        path: where they stand in the field under validation, up to the dot before the name.
+        shared: whether settings for all models may stand here.
+    """
+    if "method" not in info.data:
+        return parameters
+    method = merge_methods[info.data["method"]]
+    checked: dict[str, Setting] = {}
+    for name, setting in parameters.items():
+        if name not in method.parameters:
+            unknown = UnknownName.among(f"parameter of {method.name}", name, method.parameters)
+            raise ValueError(f"{path}{name}: {unknown}")
+        if not shared and not method.is_per_model(name):
+            raise ValueError(f"{path}{name}: {name} is one for all models. Move it to the recipe's own parameters.")
+        try:
+            checked[name] = mapped(setting, lambda value, name=name: method.validate(name, value))  # type: ignore[misc]
+        except ValidationError as error:
+            raise ValueError(f"{path}{name}: {problems_of(error)[0].message}") from None
+    return checked
+
+
+def _count(method: MergeMethod, sources: Sequence[Source], base: str | None, path: str) -> None:
+    """Check how many models a slice has against what the method takes."""
+    if method.base != "none" and base is None:
+        role = "take the deltas from" if method.base == "delta" else "start from"
+        raise BadInput(f"base_model is missing; {method.name} needs a base to {role}.", do="Choose a base model.")
+    models = [source.model for source in sources]
+    if method.base == "delta":
+        models = [model for model in models if model != base]
+    elif method.base == "first" and base not in models:
+        models = [str(base), *models]
+    least, most = method.models
+    if not least <= len(models) <= most:
+        wanted = f"{least}" if least == most else f"{least} to {most}"
+        besides = " besides the base" if method.base == "delta" else ""
+        raise ValueError(f"{path}: {len(models)} models{besides}. {method.name} takes {wanted}{besides}.")
