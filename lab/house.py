@@ -18,10 +18,8 @@ from lab.tune.spec import TuneSpec
 KEEP_SECONDS = 3600
 MOST_STEPS = 60
 MOST_TOKENS = 256
-MOST_ROWS = 400
 MOST_LENGTH = 256
 MOST_RANK = 16
-MOST_SLICE_LAYERS = 64
 
 HOUSE_OWNER = "lab"
 """Owner of the jobs that the lab gives itself, such as fetching the starter model."""
@@ -74,8 +72,8 @@ class DemoHouse:
     def _budget(self, spec: JobSpec) -> None:
         if isinstance(spec, TuneSpec):
             _at_most("max_steps", spec.max_steps or MOST_STEPS + 1, MOST_STEPS, "steps")
-            _at_most("max_length", spec.max_length, MOST_LENGTH, "tokens a row")
-            _at_most("r", spec.r, MOST_RANK, "as rank")
+            _at_most("max_length", spec.max_length or MOST_LENGTH + 1, MOST_LENGTH, "tokens a row")
+            _at_most("rank", spec.rank, MOST_RANK, "as rank")
         elif isinstance(spec, CompareSpec):
             _at_most("max_new_tokens", spec.max_new_tokens, MOST_TOKENS, "tokens an answer")
         elif not isinstance(spec, MergeSpec | ScoreSpec | PreviewSpec):
