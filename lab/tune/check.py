@@ -1,0 +1,231 @@
+"""What is checked before a fine-tune is queued, from headers, configs and the dataset's own lines.
+
+Returns an estimate for the page. Imports no training library and loads no tokenizer.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from lab.core.errors import BadInput
+from lab.core.job import Shelf
+from lab.data.reading import lines_of
+from lab.data.split import held_out_count
+from lab.models.config import is_adapter, read_adapter_config, read_json, read_model_config
+from lab.models.headers import read_headers
+from lab.tune.plan import FULLEST, Plan, Weight, fit_memory, length_limit, make_plan, memory_bytes
+from lab.tune.registry import tune_methods
+from lab.tune.spec import TuneSpec
+
+BYTES_PER_TOKEN = 4
+"""Of UTF-8 text, about, for tokenizers of today."""
+
+TEMPLATE_TOKENS = 30
+"""What a chat template adds to a row, about."""
+
+CPU_WEIGHTS_PER_SECOND = 3e10
+"""Tokens a second times parameters, on two CPU cores in bfloat16; a GPU is a hundred times faster."""
+
+DISK_SPARE = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a fine-tune will take, before it has begun.
+
+    Attributes:
+        plan: its numbers; the worker settles them anew from the true token counts.
+        tokens: tokens seen in all.
+        minutes: on two CPU cores, roughly; far less on a GPU.
+        memory_bytes, disk_bytes: needed at the peak.
+        trained: weights that are trained.
+        words: all that as a sentence.
+    """
+
+    plan: Plan
+    tokens: int
+    minutes: float
+    memory_bytes: int
+    disk_bytes: int
+    trained: int
+    words: str
+
+
+def check(spec: TuneSpec, shelf: Shelf) -> Estimate:
+    """Check that a fine-tune can work and estimate what it takes.
+
+    Raises:
+        BadInput: the model, the dataset, a length, memory or disk won't do; the field is named.
+    """
+    folder = shelf.model(spec.model)
+    _refuse_adapter(folder, spec.model)
+    weight = _weight_of(folder)
+    _check_chat_template(folder, spec.model)
+    _check_width(spec, weight)
+    lengths = _lengths_in(shelf.dataset(spec.dataset), spec.dataset)
+    _check_context(spec, weight)
+    estimate = _estimate(spec, weight, lengths, shelf.memory_bytes())
+    _check_memory(spec, weight, estimate, shelf.memory_bytes())
+    _check_disk(estimate, shelf.free_disk_bytes())
+    return estimate
+
+
+def _refuse_adapter(folder: Path, name: str) -> None:
+    if is_adapter(folder):
+        base = read_adapter_config(folder).base
+        raise BadInput(
+            f"{name} is an adapter.",
+            "A fine-tune starts from a full model.",
+            f"Choose its base {base}, or a full model made from it.",
+            field="model",
+        )
+
+
+def _weight_of(folder: Path) -> Weight:
+    try:
+        config = read_model_config(folder)
+        parameters = sum(tensor.elements for tensor in read_headers(folder).values())
+    except BadInput as error:
+        raise error.at("model") from None
+    if config.quantisation:
+        seen = f"{folder.name} is quantised ({config.quantisation})."
+        raise BadInput(seen, "A fine-tune starts from plain weights.", "Choose the model it came from.", field="model")
+    return Weight(config, parameters, 2)
+
+
+def _check_chat_template(folder: Path, name: str) -> None:
+    if (folder / "chat_template.jinja").is_file():
+        return
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file() and read_json(settings).get("chat_template"):
+        return
+    raise BadInput(
+        f"{name} has no chat template.",
+        "Fine-tuning writes conversations the way the model was taught to read them.",
+        "Choose an instruct or chat model.",
+        field="model",
+    )
+
+
+def _check_width(spec: TuneSpec, weight: Weight) -> None:
+    least = tune_methods[spec.method].least_hidden
+    if weight.config.hidden < least:
+        seen = f"{spec.model} is {weight.config.hidden} wide."
+        raise BadInput(seen, f"{spec.method} needs {least} at least.", "Choose lora instead.", field="method")
+    if spec.rank > weight.config.hidden:
+        seen = f"The rank is {spec.rank} but {spec.model} is only {weight.config.hidden} wide."
+        raise BadInput(seen, "A rank is far smaller than the width.", "Try 16.", field="rank")
+
+
+def _check_context(spec: TuneSpec, weight: Weight) -> None:
+    context = weight.config.context
+    if spec.max_length is not None and context and spec.max_length > context:
+        seen = f"The rows may have {spec.max_length:,} tokens but {spec.model} was made for {context:,}."
+        raise BadInput(seen, "", f"Choose {context:,} or fewer, or leave it empty.", field="max_length")
+
+
+def _lengths_in(path: Path, name: str) -> tuple[int, ...]:
+    stat = path.stat() if path.is_file() else None
+    lengths = _lengths(path, stat.st_mtime_ns if stat else 0)
+    if not lengths:
+        seen = f"The dataset {name} has no row to learn from."
+        raise BadInput(seen, "At least one good row is needed.", "Choose another dataset.", field="dataset")
+    return lengths
+
+
+@lru_cache(maxsize=8)
+def _lengths(path: Path, _changed: int) -> tuple[int, ...]:
+    """Return the rows' lengths in tokens, about. Kept, because a form asks at every change."""
+    try:
+        return tuple(
+            TEMPLATE_TOKENS + sum(len(turn["content"].encode()) for turn in line.conversation) // BYTES_PER_TOKEN
+            for line in lines_of(path)
+            if line.conversation is not None
+        )
+    except BadInput as error:
+        raise error.at("dataset") from None
+
+
+def _estimate(spec: TuneSpec, weight: Weight, lengths: tuple[int, ...], memory: int) -> Estimate:
+    held_out = held_out_count(len(lengths)) if spec.held_out is None else min(spec.held_out, len(lengths) - 1)
+    length, method = length_limit(spec, lengths, weight.config.context), tune_methods[spec.method]
+    fit = fit_memory(spec, weight, method, length, memory)
+    plan = make_plan(spec, len(lengths) - held_out, held_out, length, fit)
+    mean = sum(min(tokens, length) for tokens in lengths) / len(lengths)
+    evaluations = plan.steps // plan.eval_every if plan.eval_every else 1
+    tokens = int(plan.steps * spec.batch * mean)
+    effort = tokens + evaluations * held_out * mean / 3  # an evaluation is a third of a step
+    trained = weight.lora(spec.rank)
+    need = memory_bytes(
+        weight, method, spec.rank, plan.micro_batch * length, checkpointing=plan.checkpointing
+    )
+    if spec.full_model:
+        need = max(need, weight.parameters * 6)  # folded in float32, saved in half of that
+    disk = 2 * 12 * trained + 4 * trained + (weight.parameters * 2 if spec.full_model else 0) + DISK_SPARE
+    minutes = effort * weight.parameters / CPU_WEIGHTS_PER_SECOND / 60
+    words = (
+        f"{plan.steps:,} steps of {spec.batch} rows, about {tokens:,} tokens, {trained / 1e6:.1f} M trained "
+        f"weights, {need / 2**30:.1f} GB of memory, {_minutes(minutes)} on two CPU cores."
+    )
+    return Estimate(plan, tokens, minutes, need, disk, trained, words)
+
+
+def _minutes(minutes: float) -> str:
+    if minutes < 1:
+        return "under a minute"
+    return f"about {math.ceil(minutes)} minutes" if minutes < 120 else f"about {minutes / 60:.0f} hours"
+
+
+def _check_memory(spec: TuneSpec, weight: Weight, estimate: Estimate, memory: int) -> None:
+    if estimate.memory_bytes <= memory:
+        return
+    ways = _ways_to_fit(spec, weight, estimate, memory)
+    raise BadInput(
+        f"This needs about {estimate.memory_bytes / 2**30:.1f} GB of memory.",
+        f"There are {memory / 2**30:.1f} GB.",
+        f"It would fit with {' or '.join(ways)}." if ways else "Choose a smaller model: nothing smaller fits.",
+        field="model",
+    )
+
+
+def _ways_to_fit(spec: TuneSpec, weight: Weight, estimate: Estimate, memory: int) -> list[str]:
+    """Return up to three changes of the form, each of which would fit the memory."""
+    length = estimate.plan.max_length
+    shorter = [cut for cut in (1024, 512, 256, 128) if cut < length]
+    changes: list[tuple[str, dict[str, object]]] = [
+        ("a micro-batch of 1", {"micro_batch": 1}),
+        *((f"rows of at most {cut} tokens", {"max_length": cut}) for cut in shorter),
+        ("method qlora", {"method": "qlora"}),
+        ("a rank of 8", {"rank": 8}),
+        ("no full model", {"full_model": False}),
+        *((f"qlora and rows of at most {cut} tokens", {"method": "qlora", "max_length": cut}) for cut in shorter),
+    ]
+    ways: list[str] = []
+    for words, change in changes:
+        other = spec.model_copy(update=change)
+        if other == spec or len(ways) == 3:
+            continue
+        fixed = replace(weight)
+        cut = other.max_length or length
+        need = _need(other, fixed, cut, memory)
+        if need <= FULLEST * memory:
+            ways.append(words)
+    return ways
+
+
+def _need(spec: TuneSpec, weight: Weight, length: int, memory: int) -> int:
+    method = tune_methods[spec.method]
+    size, checkpointing = fit_memory(spec, weight, method, length, memory)
+    need = memory_bytes(weight, method, spec.rank, size * length, checkpointing=checkpointing)
+    return max(need, weight.parameters * 6) if spec.full_model else need
+
+
+def _check_disk(estimate: Estimate, free: int) -> None:
+    if estimate.disk_bytes * 1.2 > free:
+        raise BadInput(
+            f"This writes about {estimate.disk_bytes / 2**20:,.0f} MB.",
+            f"Only {free / 2**20:,.0f} MB are free on the lab's disk.",
+            "Delete models that nobody needs, or make no full model.",
+            field="name",
+        )

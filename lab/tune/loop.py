@@ -1,0 +1,121 @@
+"""The training loop: transformers' Trainer with a job's settings. Imported by job processes only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from lab.core.job import Device, Job
+from lab.tune.batches import Padding, Rows, features_of
+from lab.tune.checkpoints import latest_complete, step_of
+from lab.tune.pace import Pace
+from lab.tune.plan import Plan
+from lab.tune.spec import TuneSpec
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training run ended.
+
+    Attributes:
+        steps: optimiser steps taken, over all attempts.
+        stopped: whether its owner stopped it early.
+        history: what was logged, in order: dicts with step and loss or eval_loss.
+    """
+
+    steps: int
+    stopped: bool
+    history: list[dict[str, Any]]
+
+
+def train(model: Any, rows: Rows, plan: Plan, spec: TuneSpec, job: Job) -> Trained:
+    """Train a prepared model, from the last good checkpoint of the job where there is one.
+
+    Args:
+        model: what the method prepared; changed in place.
+        rows: cut to the plan's length.
+        plan: the run's numbers.
+        spec: what was asked for.
+        job: its folder holds the checkpoints.
+
+    Raises:
+        ControlFlow: cancelled, released (a checkpoint is written then) or fenced.
+        JobFailed: the loss is no number any more.
+    """
+    folder = job.folder / "checkpoints"
+    kept = latest_complete(folder)
+    if kept is not None:
+        job.note(f"Going on from the checkpoint of step {step_of(kept)}.")
+    pace = Pace(job, plan, spec.checkpoint_steps)
+    trainer = Trainer(
+        model=model,
+        args=training_arguments(spec, plan, job.device, folder),
+        train_dataset=features_of(rows.train),
+        eval_dataset=features_of(rows.held_out) or None,
+        data_collator=Padding(model.config.pad_token_id or 0),
+        callbacks=[pace],
+    )
+    trainer.remove_callback(PrinterCallback)
+    pace.trainer = trainer
+    try:
+        if kept is not None and step_of(kept) >= plan.steps:  # it died after the last step
+            return _finished_before(trainer, kept)
+        trainer.train(resume_from_checkpoint=str(kept) if kept else None)
+    finally:
+        _remove_noise(trainer)
+    if pace.released is not None:
+        raise pace.released
+    return Trained(trainer.state.global_step, pace.stopped, list(trainer.state.log_history))
+
+
+def training_arguments(spec: TuneSpec, plan: Plan, device: Device, folder: Path) -> TrainingArguments:
+    """Return the trainer's settings: nothing is reported, printed or saved but by us."""
+    is_cuda = device.torch.startswith("cuda")
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.micro_batch,
+        per_device_eval_batch_size=plan.micro_batch,
+        gradient_accumulation_steps=spec.batch // plan.micro_batch,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type=spec.scheduler if spec.scheduler != "constant" else "constant_with_warmup",
+        warmup_steps=plan.warmup_steps,
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.grad_clip,
+        neftune_noise_alpha=spec.neftune_alpha or None,
+        optim="paged_adamw_8bit" if is_cuda and spec.method == "qlora" else "adamw_torch_fused",
+        activation_checkpointing=plan.checkpointing,
+        bf16=is_cuda and device.dtype == "bfloat16",
+        use_cpu=not is_cuda,
+        dataloader_pin_memory=is_cuda,
+        seed=spec.seed,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        prediction_loss_only=True,
+        include_num_input_tokens_seen="non_padding",
+        logging_steps=plan.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        save_total_limit=2,
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def _finished_before(trainer: Trainer, kept: Path) -> Trained:
+    """Take up a run whose last step was kept by an earlier attempt."""
+    from transformers import TrainerState
+
+    trainer.model.load_adapter(str(kept), trainer.model.active_adapter, is_trainable=True)
+    state = TrainerState.load_from_json(str(kept / "trainer_state.json"))
+    return Trained(state.global_step, False, list(state.log_history))
+
+
+def _remove_noise(trainer: Trainer) -> None:
+    """Take NEFTune's hook off again: the trainer leaves it behind when a run ends with an exception."""
+    handle = getattr(trainer, "neftune_hook_handle", None)
+    if handle is not None:
+        handle.remove()

@@ -1,0 +1,144 @@
+"""Run a fine-tune: read, settle the plan, train, save the adapter, fold it in where asked."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from lab.core.errors import BadInput, JobFailed
+from lab.core.job import Job, NewModel, Outcome
+from lab.data.encoding import load_tokenizer
+from lab.models.config import read_model_config
+from lab.models.headers import read_headers
+from lab.tune.adapters import save_adapter
+from lab.tune.batches import Rows, load_rows
+from lab.tune.loop import Trained, train
+from lab.tune.plan import Plan, Weight, fit_memory, length_limit, make_plan
+from lab.tune.registry import TuneMethod, tune_methods
+from lab.tune.spec import TuneSpec
+
+
+def run(spec: TuneSpec, job: Job) -> Outcome:
+    """Fine-tune a model.
+
+    Returns:
+        The adapter, the full model where asked for, and a summary with losses and settings.
+
+    Raises:
+        JobFailed: the loss is no number any more, or memory has run out.
+        BadInput: the data turns out not to fit the model.
+    """
+    disable_progress_bar()
+    base, method = job.model(spec.model), tune_methods[spec.method]
+    job.progress(0.0, "Reading the data")
+    tokenizer = load_tokenizer(base)
+    uncut = load_rows(job.dataset(spec.dataset), tokenizer, spec.held_out, job.breathe)
+    plan = _settled_plan(spec, job, base, uncut)
+    rows = _cut(uncut, plan, job)
+    job.progress(0.0, f"Loading {spec.model}")
+    job.breathe()
+    set_seed(spec.seed)  # the adapter's start is drawn from it
+    try:
+        model = method.prepare(base, spec, job.device)
+        model.config.pad_token_id = _pad_id(tokenizer)
+        trained = train(model, rows, plan, spec, job)
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(spec, plan, error) from None
+    adapter = save_adapter(model, tokenizer, spec.model, job.folder / "adapter")
+    del model
+    models = _models(spec, job, base, method, adapter, trained)
+    return Outcome(models, _summary(spec, plan, job, uncut, trained), stopped_early=trained.stopped)
+
+
+def _settled_plan(spec: TuneSpec, job: Job, base: Path, uncut: Rows) -> Plan:
+    """Return the plan of the first attempt, or make it: a resumed run needs the very same numbers."""
+    file = job.folder / "plan.json"
+    if file.is_file():
+        return Plan(**json.loads(file.read_text()))
+    config = read_model_config(base)
+    parameters = sum(tensor.elements for tensor in read_headers(base).values())
+    weight = Weight(config, parameters, 2 if job.device.dtype in ("bfloat16", "float16") else 4)
+    length = length_limit(spec, uncut.lengths, config.context)
+    fit = fit_memory(spec, weight, tune_methods[spec.method], length, job.device.free_bytes)
+    rows = uncut.cut(length)
+    if not rows.train:
+        seen = f"No row has an answer within its first {length} tokens."
+        raise BadInput(seen, "A model learns from the answers.", "Allow longer rows.", field="max_length")
+    plan = make_plan(spec, len(rows.train), len(rows.held_out), length, fit)
+    draft = file.with_suffix(".tmp")
+    draft.write_text(json.dumps(asdict(plan)))
+    draft.replace(file)
+    return plan
+
+
+def _cut(uncut: Rows, plan: Plan, job: Job) -> Rows:
+    rows = uncut.cut(plan.max_length)
+    cut = sum(length > plan.max_length for length in uncut.lengths)
+    gone = len(uncut.lengths) - len(rows.lengths)
+    if cut:
+        left_out = f"; {gone} of them have no answer left and are left out" if gone else ""
+        job.note(f"{cut} of {len(uncut.lengths)} rows are cut at {plan.max_length} tokens{left_out}.", "warning")
+    return rows
+
+
+def _pad_id(tokenizer: Any) -> int:
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(token for token in known if token is not None)
+
+
+def _models(
+    spec: TuneSpec, job: Job, base: Path, method: TuneMethod, adapter: Path, trained: Trained
+) -> tuple[NewModel, ...]:
+    words = f"{spec.method} of {spec.model} on {spec.dataset}, rank {spec.rank}, {trained.steps} steps"
+    facts = {"dataset": spec.dataset, "method": spec.method, "rank": spec.rank, "steps": trained.steps}
+    facts |= {"base": spec.model, "eval_loss": _last(trained, "eval_loss")}
+    models = [NewModel(spec.name, adapter, "adapter", (spec.model,), words, facts)]
+    if spec.full_model:
+        job.progress(1.0, "Folding the adapter into the model")
+        job.breathe()
+        target = job.folder / "full"
+        method.fold(base, adapter, target)
+        models.append(NewModel(spec.full_name, target, "tuned", (spec.model, spec.name), f"{words}, folded in", facts))
+    return tuple(models)
+
+
+def _summary(spec: TuneSpec, plan: Plan, job: Job, uncut: Rows, trained: Trained) -> dict[str, Any]:
+    losses = [entry["loss"] for entry in trained.history if "loss" in entry]
+    evaluations = [entry["eval_loss"] for entry in trained.history if "eval_loss" in entry]
+    return {
+        "steps": trained.steps,
+        "loss": sum(losses[-10:]) / len(losses[-10:]) if losses else None,
+        "eval_loss_before": evaluations[0] if len(evaluations) > 1 else None,
+        "eval_loss": evaluations[-1] if evaluations else None,
+        "eval_loss_best": min(evaluations, default=None),
+        "rows_cut": sum(length > plan.max_length for length in uncut.lengths),
+        "plan": asdict(plan),
+        "alpha": spec.lora_alpha,
+        "device": job.device.words,
+        "dtype": job.device.dtype,
+        "versions": _versions(),
+    }
+
+
+def _last(trained: Trained, name: str) -> float | None:
+    return next((entry[name] for entry in reversed(trained.history) if name in entry), None)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
+
+
+def _out_of_memory(spec: TuneSpec, plan: Plan, error: Exception) -> JobFailed:
+    smaller = max(1, plan.micro_batch // 2)
+    return JobFailed(
+        "out_of_memory",
+        f"The memory of the device ran out with {plan.micro_batch} rows of {plan.max_length} tokens at once. "
+        f"Run it again with a micro-batch of {smaller} (the batch of {spec.batch} stays), or with shorter rows. "
+        f"({str(error)[:200]})",
+    )
