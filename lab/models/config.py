@@ -122,17 +122,19 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     return AdapterConfig(base, _count(file, raw, "r"), float(alpha), tuple(sorted(names)))
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a small JSON object strictly.
+def read_json(file: Path, limit_bytes: int = CONFIG_LIMIT) -> dict[str, Any]:
+    """Read a JSON object strictly.
+
+    Args:
+        file: what to read.
+        limit_bytes: refuse a longer file.
 
     Raises:
         BadInput: the file is missing, too long or not what it should be.
     """
     try:
-        if file.stat().st_size > CONFIG_LIMIT:
-            refuse_config(
-                file, f"it has {file.stat().st_size:,} bytes", f"At most {CONFIG_LIMIT:,} are read."
-            )
+        if file.stat().st_size > limit_bytes:
+            refuse_config(file, f"it has {file.stat().st_size:,} bytes", f"At most {limit_bytes:,} are read.")
         content = strict_json(file.read_text("utf-8"))
     except OSError as error:
         refuse_config(file, f"it can't be read ({error.strerror})", "A model folder has this file.")

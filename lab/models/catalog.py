@@ -1,0 +1,241 @@
+"""The models of the lab by name: their folders, their facts, and who came from whom.
+
+A model is what the database lists; its folder must be there and carry the manifest that the row
+names. A folder without a row is never shown; a row without its folder is shown as missing.
+"""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from lab.core.errors import BadInput, NotFound
+from lab.core.settings import Settings
+from lab.core.store import Store
+from lab.core.store.rows import ModelRow
+from lab.models.publish import MANIFEST, to_trash
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """A listed model.
+
+    Attributes:
+        row: what the database knows of it.
+        folder: where its files are.
+        fault: why it can't be used, in words; "" when it can.
+        children: names of the models that were made from it.
+    """
+
+    row: ModelRow
+    folder: Path
+    fault: str
+    children: tuple[str, ...]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether its folder is there, with the manifest that the row names."""
+        return not self.fault
+
+
+@dataclass(frozen=True)
+class Link:
+    """One step of descent: `child` was made from `parent`."""
+
+    parent: str
+    child: str
+
+
+class Catalog:
+    """Finds models and datasets by name, never by path; the pages' and the workers' shelf.
+
+    Args:
+        store: lists them.
+        settings: says where their folders are.
+    """
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+
+    def model(self, ref: str) -> Path:
+        """Return the folder of a model.
+
+        Raises:
+            UnknownName: there is no such model; the nearest name is suggested.
+            NotFound: it is listed but its folder is missing or was changed.
+        """
+        row = self._store.models.get(ref)
+        if fault := self._fault(row):
+            raise NotFound(
+                fault, "A model's folder stays as it was published.", "Delete the model and make it again."
+            )
+        return self._folder(row)
+
+    def dataset(self, ref: str) -> Path:
+        """Return the JSONL file of a dataset.
+
+        Raises:
+            UnknownName: there is no such dataset; the nearest name is suggested.
+            NotFound: it is listed but its file is gone.
+        """
+        name = self._store.datasets.get(ref).name
+        file = self._settings.datasets / f"{name}.jsonl"
+        if not file.is_file():
+            raise NotFound(f"The file of the dataset {name!r} is gone.", "", "Delete it and upload it again.")
+        return file
+
+    def free_disk_bytes(self) -> int:
+        """Return the bytes free where models are written."""
+        return shutil.disk_usage(self._settings.data).free
+
+    def memory_bytes(self) -> int:
+        """Return the memory of this machine, in bytes."""
+        return int(psutil.virtual_memory().total)
+
+    def get(self, name: str) -> CatalogEntry:
+        """Return one listed model.
+
+        Raises:
+            UnknownName: there is none of that name; the nearest is suggested.
+        """
+        row = self._store.models.get(name)
+        return next(entry for entry in self.list() if entry.row.name == row.name)
+
+    def lineage(self, name: str | None = None) -> list[Link]:
+        """Return who came from whom: of all models, or of one with all its ancestors and descendants.
+
+        A parent that was deleted still has its links.
+        """
+        links = [
+            Link(parent, row.name)
+            for row in reversed(self._store.models.list())
+            for parent in dict.fromkeys(row.parents)
+        ]
+        if name is None:
+            return links
+        above, below = _reach(name, links, up=True), _reach(name, links, up=False)
+        return [link for link in links if link.child in above or link.parent in below]
+
+    def delete(self, name: str) -> None:
+        """Delete a model: it leaves the list and its folder the disk. A job that has it open goes on.
+
+        Raises:
+            UnknownName: there is none of that name.
+        """
+        folder = self._folder(self._store.models.get(name))
+        self._store.models.delete(name)
+        if folder.is_dir():
+            shutil.rmtree(to_trash(folder, self._settings.models), ignore_errors=True)
+
+    def list(self) -> list[CatalogEntry]:
+        """Return every listed model, newest first."""
+        rows = self._store.models.list()
+        children: dict[str, tuple[str, ...]] = {}
+        for row in reversed(rows):
+            for parent in dict.fromkeys(row.parents):
+                children[parent] = (*children.get(parent, ()), row.name)
+        return [
+            CatalogEntry(row, self._folder(row), self._fault(row), children.get(row.name, ())) for row in rows
+        ]
+
+    def _folder(self, row: ModelRow) -> Path:
+        return self._settings.models / row.name
+
+    def _fault(self, row: ModelRow) -> str:
+        folder = self._folder(row)
+        manifest = folder / MANIFEST
+        if folder.is_symlink() or not folder.is_dir():
+            return f"The folder of {row.name!r} is missing."
+        if not manifest.is_file():
+            return f"The folder of {row.name!r} has lost its manifest."
+        if hashlib.sha256(manifest.read_bytes()).hexdigest() != row.manifest_sha256:
+            return f"The manifest of {row.name!r} is not the one that was published."
+        return ""
+
+
+class PathShelf:
+    """The command line's shelf: a folder or file by its path, or else a name of the catalog.
+
+    Args:
+        catalog: knows the names; None when there is no lab to ask.
+        out: where results are written, to tell the free disk.
+    """
+
+    def __init__(self, catalog: Catalog | None, out: Path) -> None:
+        self._catalog = catalog
+        self._out = out
+
+    def model(self, ref: str) -> Path:
+        """Return the folder of a model.
+
+        Raises:
+            NotFound: it is neither a folder nor a name of the catalog.
+        """
+        path = Path(ref).expanduser()
+        if path.is_dir():
+            return path
+        if self._catalog is not None and "/" not in ref:
+            return self._catalog.model(ref)
+        raise _no_such("model", "folder", ref)
+
+    def dataset(self, ref: str) -> Path:
+        """Return the file of a dataset.
+
+        Raises:
+            NotFound: it is neither a file nor a name of the catalog.
+        """
+        path = Path(ref).expanduser()
+        if path.is_file():
+            return path
+        if self._catalog is not None and "/" not in ref:
+            return self._catalog.dataset(ref)
+        raise _no_such("dataset", "file", ref)
+
+    def free_disk_bytes(self) -> int:
+        """Return the bytes free where results are written."""
+        place = next(folder for folder in (self._out, *self._out.absolute().parents) if folder.is_dir())
+        return shutil.disk_usage(place).free
+
+    def memory_bytes(self) -> int:
+        """Return the memory of this machine, in bytes."""
+        return int(psutil.virtual_memory().total)
+
+
+def check_new_name(store: Store, name: str) -> None:
+    """Refuse a name that a model has.
+
+    Raises:
+        BadInput: the name is taken.
+    """
+    if any(row.name == name for row in store.models.list()):
+        raise BadInput(
+            f"There is already a model named {name!r}.",
+            "Names are used once.",
+            "Choose another name.",
+            field="name",
+        )
+
+
+def _no_such(what: str, place: str, ref: str) -> NotFound:
+    return NotFound(
+        f"{ref!r} is no {place} and no {what} of the lab.",
+        f"A {what} is a {place}'s path or a name on the Models page.",
+        "Check the spelling and where you run the command.",
+    )
+
+
+def _reach(name: str, links: list[Link], *, up: bool) -> set[str]:
+    """Return a model with all its ancestors (up) or descendants (down)."""
+    found, edge = {name}, {name}
+    while edge:
+        step = (
+            {link.parent for link in links if link.child in edge}
+            if up
+            else {link.child for link in links if link.parent in edge}
+        )
+        edge = step - found
+        found |= edge
+    return found
