@@ -81,7 +81,7 @@ class EventBuffer:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._wake = threading.Event()
-        self._closed = False
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="events")
         self._thread.start()
 
@@ -103,7 +103,7 @@ class EventBuffer:
 
     def close(self) -> None:
         """Write what is left and stop; raise the error of a write that failed."""
-        self._closed = True
+        self._closing.set()
         self._wake.set()
         self._thread.join()
         if self._error:
@@ -111,8 +111,7 @@ class EventBuffer:
         self.flush()
 
     def _run(self) -> None:
-        pause = threading.Event()
-        while not self._closed:
+        while not self._closing.is_set():
             self._wake.wait()
             self._wake.clear()
             try:
@@ -120,4 +119,4 @@ class EventBuffer:
             except Exception as error:  # noqa: BLE001  kept for the job's own thread, which raises it
                 self._error = error
                 return
-            pause.wait(FLUSH_SECONDS)
+            self._closing.wait(FLUSH_SECONDS)

@@ -1,0 +1,132 @@
+"""A lab whose worker processes the tests start, stop and kill, each by its own process id."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from toy_kind import ToySpec
+
+from lab.core.settings import Settings, child_environment
+from lab.core.spec import spec_sha256
+from lab.core.store import NewJob, Store
+from lab.core.store.rows import JobRow
+from workers.queue import Bell, make_bells
+
+HERE = Path(__file__).parent
+LEASE_SECONDS = 2.0
+
+
+@dataclass
+class Lab:
+    """A data folder, its store and bells, and the consumers started so far."""
+
+    settings: Settings
+    store: Store
+    bells: dict[str, Bell]
+    consumers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def start(self, lane: str = "batch", failpoint: str = "", lease: float = LEASE_SECONDS) -> psutil.Process:
+        """Start a consumer; it is handed back before it is ready."""
+        paths = f"{HERE.parents[1]}{os.pathsep}{HERE}"
+        environment = {**child_environment(), "PYTHONPATH": paths, "LABFAIL": failpoint}
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "toy_lane.py"), str(self.settings.data), lane, str(lease)],
+            stdin=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        self.consumers.append(process)
+        return psutil.Process(process.pid)
+
+    def submit(self, spec: ToySpec, ring: bool = True) -> str:
+        """Queue a toy job and, unless its bell is to be lost, ring for it."""
+        is_chat = spec.kind == "toychat"
+        new = NewJob(
+            owner="test",
+            key=str(time.monotonic_ns()),
+            kind=spec.kind,
+            lane="chat" if is_chat else "batch",
+            title=spec.title,
+            spec=spec.model_dump(mode="json"),
+            spec_sha256=spec_sha256(spec),
+            resumable=not is_chat,
+            promises=spec.models_made(),
+        )
+        row, _ = self.store.jobs.insert(new)
+        if ring:
+            self.bells[new.lane].ring(row.id)
+        return row.id
+
+    def row(self, job_id: str) -> JobRow:
+        return self.store.jobs.get(job_id)
+
+    def wait(self, what: str, is_true: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Wait until something is true, or fail saying what it was."""
+        deadline = time.monotonic() + seconds
+        while not is_true():
+            if time.monotonic() > deadline:
+                rows = [(row.state, row.attempt, row.error_text) for row in self.store.jobs.list()]
+                pytest.fail(f"waited {seconds:.0f} s for {what}; jobs: {rows}")
+            time.sleep(0.02)
+
+    def wait_for_end(self, job_id: str, seconds: float = 20.0) -> JobRow:
+        """Wait until a job has ended and return its row."""
+        self.wait("the job's end", lambda: self.row(job_id).is_terminal, seconds)
+        return self.row(job_id)
+
+    def wait_for_step(self, job_id: str, attempt: int = 1) -> int:
+        """Wait until an attempt has done a step; return its process id."""
+        self.wait(f"a step of attempt {attempt}", lambda: bool(self.steps(job_id, attempt)))
+        return self.steps(job_id, attempt)[-1][2]
+
+    def steps(self, job_id: str, attempt: int | None = None) -> list[tuple[int, int, int]]:
+        """Return (step, attempt, process id) of every step that was done, in order."""
+        ledger = self.settings.jobs / job_id / "ledger"
+        if not ledger.exists():
+            return []
+        lines = [tuple(int(part) for part in line.split()) for line in ledger.read_text().splitlines()]
+        return [line for line in lines if attempt in (None, line[1])]  # type: ignore[misc]
+
+    def states(self, job_id: str) -> list[str]:
+        """Return the states that a job's events tell, in order."""
+        events = self.store.events.after(job_id, 0)
+        return [event.payload["state"] for event in events if event.kind == "state"]
+
+    def check_events(self, job_id: str) -> None:
+        """Make sure that the sequence has no gap."""
+        numbers = [event.seq for event in self.store.events.after(job_id, 0)]
+        assert numbers == list(range(1, len(numbers) + 1))
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """Return a consumer and everything under it (the fork server's children included)."""
+    return [process, *process.children(recursive=True)]
+
+
+def survivors(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Return which of these processes still run."""
+    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """A fresh lab; whatever was started is ended afterwards."""
+    settings = Settings(data=tmp_path / "data")
+    settings.make_folders()
+    store = Store(settings.database, lease_seconds=LEASE_SECONDS)
+    store.database.migrate()
+    lab = Lab(settings, store, make_bells(settings))
+    yield lab
+    for process in lab.consumers:
+        for one in family(psutil.Process(process.pid)) if process.poll() is None else []:
+            one.kill()
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+    store.close()

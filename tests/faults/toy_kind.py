@@ -1,0 +1,86 @@
+"""A kind of job for the fault tests: counts steps, keeps each in its folder, and makes a model if asked.
+
+Stands in for `lab.jobs` in the consumer that toy_lane.py starts.
+"""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from lab.core.errors import BadInput
+from lab.core.job import Device, Job, NewModel, Outcome
+from lab.core.settings import Settings
+from lab.core.spec import JobSpec
+from lab.jobs import Kind
+
+
+class ToySpec(JobSpec):
+    kind: Literal["toy", "toychat"] = "toy"
+    steps: int = 3
+    step_seconds: float = 0.02
+    deaf: bool = False
+    makes: str | None = None
+    fails: Literal["", "bad_input", "bug", "exit", "silence"] = ""
+
+    @property
+    def title(self) -> str:
+        return "toy"
+
+    def models_made(self) -> tuple[str, ...]:
+        return (self.makes,) if self.makes else ()
+
+
+def run(spec: ToySpec, job: Job) -> Outcome:
+    """Do the steps that no earlier attempt has done; each leaves a file and an event."""
+    for step in range(spec.steps):
+        done = job.folder / f"step-{step}"
+        if done.exists():
+            continue
+        if not spec.deaf:
+            job.breathe()
+        threading.Event().wait(spec.step_seconds)
+        with (job.folder.parent / "ledger").open("a") as ledger:
+            ledger.write(f"{step} {job.attempt} {os.getpid()}\n")
+        done.touch()
+        job.emit("metric", step=step, values={"pid": os.getpid()})
+        _misbehave(spec)
+        if job.stop_asked():
+            return Outcome(summary={"steps": step + 1}, stopped_early=True)
+    return Outcome(_models(spec, job), summary={"steps": spec.steps})
+
+
+def _misbehave(spec: ToySpec) -> None:
+    if spec.fails == "bad_input":
+        raise BadInput("The toy is broken.", "A whole toy.", "Mend it.", field="fails")
+    if spec.fails == "bug":
+        raise KeyError("secret detail")
+    if spec.fails == "exit":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if spec.fails == "silence":
+        threading.Event().wait()
+
+
+def _models(spec: ToySpec, job: Job) -> tuple[NewModel, ...]:
+    if not spec.makes:
+        return ()
+    folder = job.folder / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / "toy.json").write_text(json.dumps({"attempt": job.attempt}))
+    return (NewModel(spec.makes, folder, "merge", words="a toy"),)
+
+
+def find_devices(settings: Settings) -> list[Device]:
+    return [Device("cpu", "float32", "toy device", 1 << 30)]
+
+
+def parse_spec(value: Mapping[str, Any]) -> ToySpec:
+    return ToySpec.model_validate(value)
+
+
+KINDS = {
+    "toy": Kind("batch", "toy_kind:run", "toy_kind:check"),
+    "toychat": Kind("chat", "toy_kind:run", "toy_kind:check", resumable=False),
+}

@@ -1,0 +1,31 @@
+"""Runs a lane's consumer on toy jobs, at a quicker pace: `python toy_lane.py DATA LANE LEASE_SECONDS`."""
+
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    from lab.core.settings import Settings
+    from workers.consumer import run_lane
+    from workers.lane import LanePlan
+
+    _, data, lane, lease = sys.argv
+    plan = LanePlan(
+        lane=lane,  # type: ignore[arg-type]
+        lease_seconds=float(lease),
+        jobs="toy_kind",
+        devices="toy_kind:find_devices",
+        cache="",
+        preload=("toy_kind", "workers.bench", "workers.runner"),
+        poll_seconds=0.05,
+        grace_seconds=1.0,
+        shutdown_seconds=3.0,
+        stall_seconds=3.0,
+        stale_seconds=0.3,
+        reap_seconds=0.2,
+    )
+    run_lane(Settings(data=Path(data)), plan, with_parent=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What a child process works with: settings, store, catalog, kinds of jobs, devices, warm models."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from lab.core.job import Device, Outcome, Run, Shelf
+from lab.core.settings import Settings
+from lab.core.spec import JobSpec
+from lab.core.store import Store
+from lab.core.store.rows import JobRow
+from workers.failpoints import Failpoints
+from workers.lane import LanePlan
+
+
+class RunsJobs(Protocol):
+    """One kind of job, as the table of kinds describes it."""
+
+    def load_run(self) -> Run:
+        """Import the function that runs it."""
+        ...
+
+
+class HoldsModels(Protocol):
+    """A cache of loaded models, as far as this room cares."""
+
+    def names(self) -> tuple[str, ...]:
+        """Return what is loaded now."""
+        ...
+
+
+@dataclass
+class Bench:
+    """Everything a job's process needs, set up once.
+
+    Attributes:
+        settings: the lab's settings.
+        store: a connection of this process's own.
+        shelf: where names become places.
+        kinds: how every kind of job is run.
+        parse_spec: reads and re-validates a stored spec.
+        find_devices: lists what this machine can compute on, with the memory free now.
+        slot: which of them is ours: the slot-th, round and round.
+        failpoints: where a fault test strikes.
+        cache: loaded models, in the engine only.
+    """
+
+    settings: Settings
+    store: Store
+    shelf: Shelf
+    kinds: Mapping[str, RunsJobs]
+    parse_spec: Callable[[Mapping[str, Any]], JobSpec]
+    find_devices: Callable[[Settings], Sequence[Device]]
+    slot: int
+    failpoints: Failpoints
+    cache: HoldsModels | None = None
+
+    @classmethod
+    def set_up(cls, settings: Settings, plan: LanePlan, slot: int) -> "Bench":
+        """Open the store, import the kinds of jobs and look for devices."""
+        from lab.models.catalog import Catalog
+
+        jobs = importlib.import_module(plan.jobs)
+        store = Store(settings.database, lease_seconds=plan.lease_seconds)
+        return cls(
+            settings=settings,
+            store=store,
+            shelf=Catalog(store, settings),
+            kinds=jobs.KINDS,
+            parse_spec=jobs.parse_spec,
+            find_devices=load(plan.devices),
+            slot=slot,
+            failpoints=Failpoints.parse(settings.failpoint, settings.data),
+            cache=_new_cache(plan),
+        )
+
+    def devices(self) -> Sequence[Device]:
+        """Return what this machine can compute on."""
+        return self.find_devices(self.settings)
+
+    def device(self) -> Device:
+        """Return the device of this process's jobs, with the memory that is free now."""
+        devices = self.devices()
+        return devices[self.slot % len(devices)]
+
+    def folder_of(self, job_id: str) -> Path:
+        """Return a job's own folder: logs, and work that survives a crash."""
+        return self.settings.jobs / job_id
+
+    def log_of(self, job_id: str, attempt: int) -> Path:
+        """Return the file with everything an attempt printed, and its traceback."""
+        return self.folder_of(job_id) / f"attempt-{attempt}.log"
+
+    def run_of(self, row: JobRow) -> Run:
+        """Return the function that runs a job; one that can use warm models is given the cache."""
+        run = self.kinds[row.kind].load_run()
+        if self.cache is not None and "cache" in inspect.signature(run).parameters:
+            return partial(cast(Callable[..., Outcome], run), cache=self.cache)
+        return run
+
+    def models_held(self) -> tuple[str, ...]:
+        """Return the names of the models in memory."""
+        return self.cache.names() if self.cache is not None else ()
+
+
+def load(path: str) -> Any:
+    """Import `module:attribute`."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _new_cache(plan: LanePlan) -> HoldsModels | None:
+    if not (plan.keeps_engine and plan.cache):
+        return None
+    cache: HoldsModels = load(plan.cache)()
+    return cache

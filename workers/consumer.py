@@ -1,0 +1,112 @@
+"""One lane's consumer: Huey's, with our supervisors as its workers.
+
+It imports no model library and stays small; its children do the work. Stopping it releases the running
+jobs, ends every process that it started and takes half a minute at the most.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from types import FrameType
+
+from huey import Huey
+from huey.consumer import Consumer
+
+from lab.core.errors import JobFailed
+from lab.core.settings import Settings, enter_child_environment
+from lab.core.store import Store
+from workers.crew import Crew
+from workers.lane import LanePlan
+from workers.queue import make_bells, open_queue
+from workers.reaper import Reaper
+from workers.supervisor import Supervisor
+from workers.tasks import add_task
+
+READY_SECONDS = 180.0
+CHAT_PLACES = 2
+"""Two, so that a token preview never waits behind a long answer."""
+
+
+class LaneConsumer(Consumer):
+    """Huey's consumer, which on any signal to stop tells the supervisors first and then waits for them."""
+
+    def __init__(self, queue: Huey, supervisor: Supervisor, places: int, shutdown_seconds: float) -> None:
+        super().__init__(
+            queue,
+            workers=places,
+            periodic=False,
+            initial_delay=0.02,
+            max_delay=0.1,
+            backoff=1.1,
+            health_check_interval=1,
+            shutdown_timeout=shutdown_seconds,
+        )
+        self._supervisor = supervisor
+
+    def stop(self, graceful: bool = True) -> None:  # noqa: ARG002  every stop of ours is graceful
+        """Release the running jobs and wait until they have ended."""
+        self._supervisor.stopping.set()
+        super().stop(graceful=True)
+
+    def _handle_signal(self, signum: int, _: FrameType | None) -> None:
+        """Every signal to stop means the same, and the second changes nothing: a limit is set anyway."""
+        self._signum, self._restart, self._graceful = signum, False, True
+
+
+def run_lane(settings: Settings, plan: LanePlan, with_parent: bool = False) -> None:
+    """Run one lane's consumer until it is told to stop.
+
+    Args:
+        settings: the lab's settings.
+        plan: how the lane works.
+        with_parent: stop when standard input is closed, as it is when the parent process ends.
+    """
+    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {plan.lane} %(levelname)s %(message)s")
+    enter_child_environment()
+    settings.make_folders()
+    if with_parent:
+        threading.Thread(target=_stop_with_parent, daemon=True, name="parent").start()
+    store = Store(settings.database, lease_seconds=plan.lease_seconds)
+    store.database.migrate()
+    crew = Crew(settings, plan)
+    worker_id = f"{socket.gethostname()}-{plan.lane}-{os.getpid()}"
+    supervisor = Supervisor(settings, store, plan, crew, worker_id)
+
+    def beat() -> None:
+        store.workers.beat(worker_id, plan.lane, socket.gethostname(), supervisor.device, crew.models())
+
+    reaper = Reaper(settings, store, make_bells(settings), plan, beat)
+    reaper.start()
+    try:
+        devices = _first_devices(crew)
+        places = plan.slots or _places(plan, devices)
+        supervisor.open(places, devices[0])
+        queue = open_queue(settings, plan.lane)
+        add_task(queue, supervisor.work)
+        LaneConsumer(queue, supervisor, places, plan.shutdown_seconds + plan.grace_seconds / 2).run()
+    finally:
+        reaper.stop()
+        crew.close()
+        store.workers.forget(worker_id)
+        store.close()
+
+
+def _first_devices(crew: Crew) -> tuple[str, ...]:
+    """Start the fork server and a first child, which says what there is to compute on."""
+    ready = crew.child(0).wait_until_ready(READY_SECONDS)
+    if ready is None:
+        text = "The first worker process did not start; the lane's log in the data folder says why."
+        raise JobFailed("no_worker", text)
+    return ready.devices
+
+
+def _places(plan: LanePlan, devices: tuple[str, ...]) -> int:
+    return CHAT_PLACES if plan.keeps_engine else len(devices)
+
+
+def _stop_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,104 @@
+"""How an attempt ends, in words: from the exception that ended it, or from its process's exit code."""
+
+import errno
+import signal
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import ValidationError
+
+from lab.core.errors import BadInput, Cancelled, JobFailed, Released, problems_of
+
+MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+DISK_WORDS = ("no space left on device", "storagefull", "disk quota exceeded")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What became of an attempt that did not succeed.
+
+    Attributes:
+        verb: cancelled by its owner; released by a worker that shuts down; failed.
+        code: a short stable word for a failure.
+        text: what its owner reads.
+        field: the form field at fault, where there is one.
+    """
+
+    verb: Literal["cancelled", "released", "failed"]
+    code: str = ""
+    text: str = ""
+    field: str | None = None
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether the fault is the lab's own."""
+        return self.code == "internal"
+
+
+def ending_of(error: BaseException) -> Ending:
+    """Say how an attempt ended that raised this."""
+    if isinstance(error, Cancelled):
+        return Ending("cancelled")
+    if isinstance(error, Released):
+        return Ending("released")
+    if isinstance(error, JobFailed):
+        return Ending("failed", error.code, str(error))
+    if isinstance(error, BadInput):
+        return Ending("failed", "bad_input", str(error), error.field)
+    if isinstance(error, ValidationError):
+        problems = problems_of(error)
+        return Ending("failed", "bad_input", " ".join(map(str, problems)), problems[0].field or None)
+    if _is_about_disk(error):
+        return Ending("failed", "disk_full", _DISK_TEXT)
+    if _is_about_memory(error):
+        return Ending("failed", "out_of_memory", _MEMORY_TEXT)
+    return Ending("failed", "internal", _INTERNAL_TEXT)
+
+
+def words_for_exit(exit_code: int | None) -> str:
+    """Say how a process ended: "its process was killed (SIGKILL)", "its process ended with code 3"."""
+    if exit_code is None:
+        return "its process did not end"
+    if exit_code >= 0:
+        return f"its process ended with code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    return f"its process was killed ({name})"
+
+
+def text_for_crash(why: str) -> str:
+    """Say to the owner of a job that can't go on midway what happened and what to do."""
+    return f"The job was cut off: {why}. What it had said so far is kept. Run it again."
+
+
+def _is_about_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return _says(error, DISK_WORDS)
+
+
+def _is_about_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and _says(error, MEMORY_WORDS)
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in words)
+
+
+_DISK_TEXT = (
+    "The disk is full. Nothing of this job was published and its temporary files are removed. "
+    "Free some space, for instance by deleting models on the Models page, and run it again."
+)
+_MEMORY_TEXT = (
+    "The job needed more memory than this machine has free. Nothing was published. "
+    "Choose a smaller model, a shorter context or a smaller batch, or wait until other jobs are done."
+)
+_INTERNAL_TEXT = (
+    "Something in the lab itself went wrong; your input is probably fine. Nothing was published. "
+    "The job's log has the details. Run it again, and report it with the log if it stays."
+)

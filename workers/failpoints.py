@@ -1,0 +1,75 @@
+"""Named places where a fault test may make something go wrong: LABFAIL=name[:nth]:kill|raise|sleep|enospc.
+
+Without that setting a failpoint costs one comparison of strings.
+"""
+
+import errno
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.core.errors import BadInput
+
+DEEDS = ("kill", "raise", "sleep", "enospc")
+PLACES = ("claimed", "started", "breathe", "worked", "placed")
+"""In order: claimed, not yet in a process; about to run; at a breath; run, not yet published; published,
+not yet committed."""
+SLEEP_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Failpoints:
+    """At most one failpoint, and what happens there.
+
+    Attributes:
+        place: its name; "" for none.
+        nth: at which visit it strikes, counted over all processes of the data folder; 0 for each.
+        deed: kill this process, raise, sleep for good, or run out of disk.
+        tally: the file that counts the visits.
+    """
+
+    place: str = ""
+    nth: int = 0
+    deed: str = "raise"
+    tally: Path = Path()
+
+    @classmethod
+    def parse(cls, text: str, data: Path) -> "Failpoints":
+        """Read the setting.
+
+        Raises:
+            BadInput: it names no place or deed of ours.
+        """
+        if not text:
+            return cls()
+        place, *middle, deed = text.split(":")
+        nth = middle[0] if middle else "0"
+        if place not in PLACES or deed not in DEEDS or len(middle) > 1 or not nth.isdigit():
+            raise BadInput(
+                f"LABFAIL is {text!r}.",
+                f"It is name[:nth]:deed with a name of {', '.join(PLACES)} and a deed of {', '.join(DEEDS)}.",
+                "Unset it, unless you test faults.",
+                field="LABFAIL",
+            )
+        return cls(place, int(nth), deed, data / f"failpoint-{place}")
+
+    def reach(self, place: str) -> None:
+        """Pass a named place; where it is the failpoint and its time has come, do the deed."""
+        if place != self.place or not self._is_time():
+            return
+        if self.deed == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.deed == "sleep":
+            time.sleep(SLEEP_SECONDS)
+        elif self.deed == "enospc":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise RuntimeError(f"failpoint {place}")
+
+    def _is_time(self) -> bool:
+        if not self.nth:
+            return True
+        with self.tally.open("ab") as tally:
+            tally.write(b".")
+        return self.tally.stat().st_size == self.nth

@@ -1,0 +1,109 @@
+"""How a finished job's models reach the shelf exactly once, however often its process dies on the way.
+
+Each model is sealed with its manifest, the whole shipment is written down, the folders are renamed into
+place, and the caller commits. An attempt that finds a shipment written down begins at the renaming.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab.core.errors import BadInput
+from lab.core.job import NewModel, Outcome
+from lab.core.store.rows import JobRow, ModelRow
+from lab.models.publish import finish, model_row, place, read_manifest
+
+NOTE = "shipment.json"
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """One sealed model folder: its name, where it was built, and its manifest's sha256."""
+
+    name: str
+    folder: str
+    manifest_sha256: str
+
+    @classmethod
+    def seal(cls, model: NewModel, row: JobRow, breathe: Callable[[], None]) -> "Parcel":
+        """Write the manifest of a finished folder, after which nothing in it may change."""
+        manifest = finish(model, row.spec_sha256, row.id, row.attempt, breathe=breathe)
+        return cls(model.name, str(model.folder), manifest.sha256)
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether this very model, by its manifest, is in a folder."""
+        try:
+            return read_manifest(folder).sha256 == self.manifest_sha256
+        except BadInput:
+            return False
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What a finished job hands over: sealed models, summary and scores."""
+
+    parcels: tuple[Parcel, ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    stopped_early: bool = False
+
+    @classmethod
+    def pack(cls, outcome: Outcome, row: JobRow, work: Path, breathe: Callable[[], None]) -> "Shipment":
+        """Seal the models of an outcome and, where there are any, write the shipment down.
+
+        Args:
+            outcome: what the job returned.
+            row: the job.
+            work: its work folder, where the shipment is written down.
+            breathe: called between chunks of hashing.
+        """
+        parcels = tuple(Parcel.seal(model, row, breathe) for model in outcome.models)
+        shipment = cls(parcels, dict(outcome.summary), outcome.stopped_early)
+        if parcels:
+            _write_down(asdict(shipment), work / NOTE)
+        return shipment
+
+    @classmethod
+    def left_by_an_earlier_attempt(cls, work: Path, shelf: Path) -> "Shipment | None":
+        """Return the shipment that an attempt wrote down before it died, if all of it is still there."""
+        note = work / NOTE
+        if not note.exists():
+            return None
+        told = json.loads(note.read_text())
+        parcels = tuple(Parcel(**parcel) for parcel in told["parcels"])
+        if not all(
+            parcel.is_in(Path(parcel.folder)) or parcel.is_in(shelf / parcel.name) for parcel in parcels
+        ):
+            note.unlink()
+            return None
+        return cls(parcels, told["summary"], told["stopped_early"])
+
+    @property
+    def scores(self) -> tuple[Mapping[str, Any], ...]:
+        """The figures that the job measured, for the table of scores."""
+        return tuple(self.summary.get("scores", ()))
+
+    def place(self, shelf: Path, owner: str) -> list[ModelRow]:
+        """Rename the folders into place, those that are not there yet, and return their rows.
+
+        Raises:
+            Conflict: another model has the name.
+        """
+        rows = []
+        for parcel in self.parcels:
+            target = shelf / parcel.name
+            if not parcel.is_in(target):
+                place(Path(parcel.folder), target)
+            rows.append(model_row(read_manifest(target), owner))
+        return rows
+
+
+def _write_down(told: Mapping[str, Any], note: Path) -> None:
+    draft = note.with_suffix(".draft")
+    with draft.open("w") as file:
+        json.dump(told, file, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(note)

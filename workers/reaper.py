@@ -1,0 +1,101 @@
+"""Finds what nobody looks after any more: lapsed leases, lost bells, leftovers of dead attempts.
+
+Every consumer runs one; they do no harm beside each other.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from lab.core.errors import LabError
+from lab.core.settings import Settings
+from lab.core.spec import Lane
+from lab.core.store import Store
+from lab.core.store.rows import LIVE
+from lab.models.publish import sweep
+from workers.lane import LanePlan
+from workers.queue import Bell
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 600.0
+LEFTOVER_SECONDS = 3600.0
+MOST_LIVE_JOBS = 100_000
+
+
+class Reaper:
+    """Makes its rounds in a thread.
+
+    Args:
+        settings: the lab's settings.
+        store: the lab's memory.
+        bells: of every lane, to ring for jobs that are queued again.
+        plan: how our lane works.
+        beat: says that this worker is alive.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        bells: Mapping[Lane, Bell],
+        plan: LanePlan,
+        beat: Callable[[], None],
+    ) -> None:
+        self._settings, self._store, self._bells, self._plan = settings, store, bells, plan
+        self._beat = beat
+        self._ended = threading.Event()
+        self._last_round = time.monotonic()
+        self._last_sweep = float("-inf")
+
+    def start(self) -> None:
+        """Begin the rounds."""
+        threading.Thread(target=self._run, daemon=True, name="reaper").start()
+
+    def stop(self) -> None:
+        """Make no further round."""
+        self._ended.set()
+
+    def round(self) -> None:
+        """Look once for everything."""
+        self._beat()
+        if self._have_slept():
+            return  # our own jobs' leases lapsed while we were stopped: let them be renewed first
+        for row in self._store.jobs.reap():
+            log.warning("Job %s, attempt %d: its lease lapsed; it is %s.", row.id, row.attempt, row.state)
+            if row.state == "queued":
+                self._bells[row.lane].ring(row.id)  # type: ignore[index]  # a lane, by the table's constraint
+        self._ring_again()
+        if time.monotonic() - self._last_sweep > SWEEP_SECONDS:
+            self._last_sweep = time.monotonic()
+            self._sweep()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self.round()
+            except LabError:
+                log.warning("The store does not answer; the next round tries again.", exc_info=True)
+            self._ended.wait(self._plan.reap_seconds)
+
+    def _have_slept(self) -> bool:
+        """Whether the time since the last round is too long for a process that was not stopped."""
+        now = time.monotonic()
+        slept = now - self._last_round > self._plan.reap_seconds + self._plan.heartbeat_seconds
+        self._last_round = now
+        return slept
+
+    def _ring_again(self) -> None:
+        """One ring wakes the lane, which then works until nothing waits."""
+        bell = self._bells[self._plan.lane]
+        stale = self._store.jobs.stale_queued(self._plan.stale_seconds)
+        mine = [row for row in stale if row.lane == self._plan.lane]
+        if mine and not bell.waiting():
+            bell.ring(mine[0].id)
+
+    def _sweep(self) -> None:
+        """Remove what dead attempts left behind an hour ago or more."""
+        models = {row.name for row in self._store.models.list()}
+        live = {row.id for row in self._store.jobs.list(states=LIVE, limit=MOST_LIVE_JOBS)}
+        sweep(self._settings.models, self._settings.jobs, models, live, older_than=LEFTOVER_SECONDS)

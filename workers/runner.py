@@ -1,0 +1,113 @@
+"""Runs one attempt in a child process, from the stored spec to the last change of state.
+
+The only place of the project that catches every exception.
+"""
+
+import shutil
+import sys
+import traceback
+from contextlib import suppress
+from functools import partial
+
+from lab.core.errors import Fenced, LabError
+from lab.core.events import EventBuffer
+from lab.core.store import Success
+from lab.core.store.rows import JobRow
+from workers.attempt import Attempt
+from workers.bench import Bench
+from workers.endings import Ending, ending_of
+from workers.orders import Asked
+from workers.publishing import Shipment
+
+
+def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> None:
+    """Run a claimed job, publish what it made and end it; or end it in the way its exception says.
+
+    A fenced attempt writes nothing and touches no file: they are another attempt's now.
+    """
+    row = bench.store.jobs.get(job_id)
+    if row.attempt != attempt:
+        return
+    events = EventBuffer(partial(bench.store.jobs.append, job_id, attempt))
+    job = _attempt_of(bench, row, asked, events)
+    try:
+        success = _work(bench, job)
+        events.close()
+        bench.store.jobs.succeed(job_id, attempt, success)
+    except Fenced:
+        return
+    except BaseException as error:  # noqa: BLE001  whatever a job raises is its ending
+        with suppress(LabError):
+            events.close()
+        _end(bench, row, ending_of(error), error)
+    _clear(bench, job_id)
+
+
+def _attempt_of(bench: Bench, row: JobRow, asked: Asked, events: EventBuffer) -> Attempt:
+    folder = bench.folder_of(row.id) / "work"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Attempt(
+        row=row,
+        device=bench.device(),
+        folder=folder,
+        shelf=bench.shelf,
+        asked=asked,
+        events=events,
+        use_threads=_use_threads,
+        reach=bench.failpoints.reach,
+    )
+
+
+def _work(bench: Bench, job: Attempt) -> Success:
+    """Run the job unless an earlier attempt finished it, then publish its models."""
+    bench.store.jobs.name_device(job.id, job.attempt, job.device.words)
+    shipment = Shipment.left_by_an_earlier_attempt(job.folder, bench.settings.models)
+    if shipment is None:
+        job.breathe()
+        bench.failpoints.reach("started")
+        spec = bench.parse_spec(job.row.spec)
+        outcome = bench.run_of(job.row)(spec, job)
+        bench.failpoints.reach("worked")
+        job.check_ownership()
+        shipment = Shipment.pack(outcome, job.row, job.folder, job.check_ownership)
+    job.check_ownership()
+    models = shipment.place(bench.settings.models, job.row.owner)
+    bench.failpoints.reach("placed")
+    return Success(shipment.summary, models, shipment.scores, shipment.stopped_early)
+
+
+def _end(bench: Bench, row: JobRow, ending: Ending, error: BaseException) -> None:
+    jobs = bench.store.jobs
+    if ending.verb == "failed":
+        _log(bench, row, error)
+    with suppress(Fenced):
+        if ending.verb == "cancelled":
+            jobs.cancelled(row.id, row.attempt)
+        elif ending.verb == "released" and row.resumable:
+            jobs.release(row.id, row.attempt, "its worker was stopped")
+        elif ending.verb == "released":
+            jobs.fail(row.id, row.attempt, "interrupted", _INTERRUPTED_TEXT)
+        else:
+            jobs.fail(row.id, row.attempt, ending.code, ending.text, ending.field)
+
+
+def _clear(bench: Bench, job_id: str) -> None:
+    """Remove the work folder of a job that has ended; its logs stay."""
+    if bench.store.jobs.get(job_id).is_terminal:
+        shutil.rmtree(bench.folder_of(job_id) / "work", ignore_errors=True)
+
+
+def _log(bench: Bench, row: JobRow, error: BaseException) -> None:
+    """Write the traceback where only the log shows it."""
+    log = bench.log_of(row.id, row.attempt)
+    with suppress(OSError), log.open("a") as file:
+        file.write("".join(traceback.format_exception(error)))
+
+
+def _use_threads(count: int) -> None:
+    """Give the calling thread its share of the cores; a job without torch needs none."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
+
+
+_INTERRUPTED_TEXT = "The lab was stopped while this ran. What it had said so far is kept. Run it again."

@@ -1,0 +1,170 @@
+"""Looks after running jobs from outside: claims, renews leases, passes on what is asked, buries the dead.
+
+Runs in the consumer's threads. Imports no model library: the work is done by children.
+"""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+
+from lab.core.errors import Fenced, LabError
+from lab.core.settings import Settings
+from lab.core.store import Store
+from lab.core.store.rows import JobRow
+from workers.crew import Child, Crew
+from workers.endings import text_for_crash
+from workers.failpoints import Failpoints
+from workers.lane import LanePlan
+from workers.orders import Order
+from workers.threads import share_of_threads
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Watch:
+    """One running attempt, as its supervisor sees it. Times are monotonic seconds."""
+
+    row: JobRow
+    child: Child
+    renewed: float
+    last_seq: int
+    last_word: float
+    threads: int
+    told: set[str] = field(default_factory=set)
+    kill_at: float = float("inf")
+    why: str = ""
+
+    def order(self, verb: str, at: float = 0.0) -> Order:
+        """Return an order to this attempt."""
+        return Order(verb, self.row.id, self.row.attempt, self.threads, at)  # type: ignore[arg-type]
+
+
+class Supervisor:
+    """Runs waiting jobs of one lane, as many at a time as there are places.
+
+    Args:
+        settings: the lab's settings.
+        store: the lab's memory.
+        plan: how the lane works.
+        crew: the children.
+        worker_id: who we are, for the store.
+    """
+
+    def __init__(self, settings: Settings, store: Store, plan: LanePlan, crew: Crew, worker_id: str) -> None:
+        self._settings, self._store, self._plan, self._crew = settings, store, plan, crew
+        self._worker_id = worker_id
+        self._failpoints = Failpoints.parse(settings.failpoint, settings.data)
+        self._places: SimpleQueue[int] = SimpleQueue()
+        self.stopping = threading.Event()
+        self.device = ""
+
+    def open(self, places: int, device: str) -> None:
+        """Say how many jobs run at a time, and on what, before the first one is claimed."""
+        self.device = device
+        for place in range(places):
+            self._places.put(place)
+
+    def work(self) -> None:
+        """Claim and run waiting jobs until none waits or the worker stops."""
+        place = self._places.get()
+        try:
+            while not self.stopping.is_set():
+                row = self._store.jobs.claim(self._plan.lane, self._worker_id, self.device)
+                if row is None:
+                    return
+                self._run(row, place)
+        finally:
+            self._places.put(place)
+
+    def _run(self, row: JobRow, place: int) -> None:
+        self._failpoints.reach("claimed")
+        began = time.monotonic()
+        child = self._crew.take(place)
+        threads = self._share()
+        watch = Watch(row, child, renewed=began, last_seq=row.last_seq, last_word=began, threads=threads)
+        try:
+            child.send(watch.order("run", began))
+            self._crew.refill(place)
+            while not child.wait_until_done(row.id, row.attempt, self._plan.poll_seconds):
+                self._look_after(watch)
+            self._bury(watch)
+        except Fenced:
+            child.kill()
+        finally:
+            if not self._plan.keeps_engine:
+                child.see_off()
+            self._crew.refill(place)
+
+    def _look_after(self, watch: Watch) -> None:
+        """Renew the lease when it is time, and act on what the row says.
+
+        Raises:
+            Fenced: another attempt owns the job.
+        """
+        now = time.monotonic()
+        try:
+            row = self._renew(watch, now)
+        except Fenced:
+            if self._store.jobs.get(watch.row.id).attempt != watch.row.attempt:
+                raise
+            return  # it has just ended: the child is about to say so
+        except LabError:
+            log.warning("The store does not answer; job %s goes on until its lease ends.", watch.row.id)
+            return
+        if row.last_seq != watch.last_seq:
+            watch.last_seq, watch.last_word = row.last_seq, now
+        if row.state == "cancelling":
+            self._tell(watch, "cancel", now + self._plan.grace_seconds, "it did not notice the cancel")
+        if row.stop_requested:
+            self._tell(watch, "stop", float("inf"), "")
+        if self.stopping.is_set():
+            self._tell(watch, "release", now + self._plan.shutdown_seconds, "it did not stop in time")
+        if now - watch.last_word > self._plan.stall_seconds:
+            watch.kill_at, watch.why = now, f"it said nothing for {self._plan.stall_seconds:.0f} seconds"
+        if now >= watch.kill_at:
+            watch.child.kill()
+
+    def _renew(self, watch: Watch, now: float) -> JobRow:
+        if now - watch.renewed < self._plan.heartbeat_seconds:
+            row = self._store.jobs.get(watch.row.id)
+            if row.attempt != watch.row.attempt:
+                raise Fenced(f"Attempt {watch.row.attempt} no longer owns job {row.id}.")
+            return row
+        row = self._store.jobs.heartbeat(watch.row.id, watch.row.attempt)
+        watch.renewed, watch.threads = now, self._share()
+        watch.child.send(watch.order("renew", now))
+        return row
+
+    def _tell(self, watch: Watch, verb: str, kill_at: float, why: str) -> None:
+        if verb in watch.told:
+            return
+        watch.told.add(verb)
+        watch.child.send(watch.order(verb))
+        if kill_at < watch.kill_at:
+            watch.kill_at, watch.why = kill_at, why
+
+    def _bury(self, watch: Watch) -> None:
+        """Where the attempt ended without telling the store, tell it how.
+
+        Raises:
+            Fenced: another attempt owns the job.
+        """
+        row = self._store.jobs.get(watch.row.id)
+        if row.is_terminal or row.state == "queued" or row.attempt != watch.row.attempt:
+            return
+        if "release" in watch.told and row.state == "running" and row.resumable:
+            self._store.jobs.release(row.id, row.attempt, "its worker was stopped")
+            return
+        why = watch.why or self._how_it_ended(watch.child)
+        code = "stalled" if "said nothing" in why else "interrupted"
+        log.warning("Job %s, attempt %d: %s.", row.id, row.attempt, why)
+        self._store.jobs.crashed(row.id, row.attempt, why, code, text_for_crash(why))
+
+    def _how_it_ended(self, child: Child) -> str:
+        return "it ended without a result" if child.is_alive else child.words_for_end()
+
+    def _share(self) -> int:
+        return share_of_threads(self._settings, len(self._store.jobs.running()))
