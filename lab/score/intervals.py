@@ -8,6 +8,9 @@ DRAWS = 10_000
 CHUNK = 1 << 22
 """Resampled indices held at once: 32 MiB."""
 
+WORK = 20_000_000
+"""Indices drawn for one interval at most; beyond 2,000 items there are fewer draws, never below 1,000."""
+
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval of a share; it stays inside [0, 1] and is honest for few items.
@@ -31,10 +34,11 @@ def bootstrap_ratio(
         parts: each item's share of the total, such as its bits.
         sizes: each item's size, positive, such as its bytes.
         generator: the source of randomness; the same seed gives the same interval.
-        draws: how many times the items are drawn again.
+        draws: how many times the items are drawn again; fewer where there are many items.
     """
     n = len(parts)
     part, size = torch.tensor(parts, dtype=torch.float64), torch.tensor(sizes, dtype=torch.float64)
+    draws = min(draws, max(1000, WORK // n))
     rows = max(1, CHUNK // n)
     ratios = []
     for start in range(0, draws, rows):

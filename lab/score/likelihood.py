@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
+BATCH_TOKENS = {"cpu": 256, "cuda": 16_384}
 LOGITS_BYTES = 256 << 20
 """The most memory that one step's logits may take."""
 
@@ -25,10 +25,12 @@ class Passages:
     Attributes:
         context: at least one token.
         continuations: one or more, each of at least one token.
+        tokens_cut: how many tokens the context lost at its beginning to fit the window.
     """
 
     context: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
+    tokens_cut: int = 0
 
     @property
     def tokens(self) -> int:
@@ -63,7 +65,7 @@ class Tokens:
         if longest > self.window or not all(tails):
             raise ValueError(f"an answer has {longest} tokens, and the window holds {self.window}")
         room = self.window + 1 - longest  # the last token of an answer is never read, only predicted
-        return Passages(tuple(head[-room:]), tuple(map(tuple, tails)))
+        return Passages(tuple(head[-room:]), tuple(map(tuple, tails)), max(0, len(head) - room))
 
     def windows(self, text: str) -> list[Passages]:
         """Cut a text into windows such that every token is predicted once.
@@ -135,7 +137,7 @@ def log_likelihoods(model: Any, passages: Sequence[Passages]) -> list[tuple[floa
 
 
 def _rest(model: Any, cache: Any, mask: Tensor, targets: Tensor, is_real: Tensor) -> Tensor:
-    """Read the continuations in steps that keep the logits small; return log p of all but their first tokens."""
+    """Read the continuations in steps that keep the logits small; return log p after their first tokens."""
     rows, length = targets.shape
     step = max(1, LOGITS_BYTES // (rows * model.config.get_text_config().vocab_size * 4))
     total = torch.zeros(rows, device=targets.device)
@@ -151,7 +153,9 @@ def _rest(model: Any, cache: Any, mask: Tensor, targets: Tensor, is_real: Tensor
             use_cache=True,
         ).logits.float()  # (rows, end - start, vocabulary)
         # Not logsumexp: in float32 it is off by 8e-6 a token, always to the same side (torch 2.13, CPU).
-        lost = F.cross_entropy(logits.flatten(0, 1), targets[:, start + 1 : end + 1].flatten(), reduction="none")
+        lost = F.cross_entropy(
+            logits.flatten(0, 1), targets[:, start + 1 : end + 1].flatten(), reduction="none"
+        )
         total -= torch.where(is_real[:, start + 1 : end + 1], lost.view(rows, -1), 0.0).sum(1)
     return total
 

@@ -28,6 +28,11 @@ class ChoiceLikelihoods:
     choices: tuple[str, ...]
     answer: int
 
+    @property
+    def pick(self) -> int:
+        """The most likely choice; a draw goes to the first, as in lm-eval."""
+        return self.log_likelihoods.index(max(self.log_likelihoods))
+
 
 @dataclass(frozen=True)
 class TextLikelihood:

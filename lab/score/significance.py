@@ -1,4 +1,4 @@
-"""Is one model really better than another? Paired tests over the same items, and the verdict in words. Pure."""
+"""Is one model really better than another? Paired tests over the same items, and the verdict. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,8 @@ def flips(base: Sequence[float], new: Sequence[float]) -> Flips:
     """Count the questions that were fixed and broken.
 
     Args:
-        base, new: 1 for right and 0 for wrong, item by item in the same order.
+        base: 1 for right and 0 for wrong, item by item.
+        new: the same for the new model, in the same order.
 
     Raises:
         ValueError: the two have different lengths.
@@ -103,7 +104,8 @@ def paired_difference(
     p is (1 + #{|T*| >= |T|}) / (draws + 1), where T* flips the sign of each d_i at random.
 
     Args:
-        base, new: each item's share, in the same order.
+        base: each item's share of the base's total.
+        new: the same for the new model, in the same order.
         sizes: each item's size, positive and the same for both models.
         generator: the source of randomness.
         draws: how many resamples each takes.
@@ -138,7 +140,8 @@ def flips_sentence(new: str, base: str, seen: Flips) -> str:
     seen, so that a few items without a flip don't promise too much.
 
     Args:
-        new, base: what to call the two models.
+        new: what to call the new model.
+        base: what to call the one it is held against.
         seen: the flips between them.
     """
     p = mcnemar_p(seen.fixed, seen.broken)
@@ -158,7 +161,8 @@ def difference_sentence(new: str, base: str, unit: str, seen: Difference) -> str
     """Say by how much a figure for which lower is better changed, and whether that is more than noise.
 
     Args:
-        new, base: what to call the two models.
+        new: what to call the new model.
+        base: what to call the one it is held against.
         unit: the figure's unit, such as "bits per byte".
         seen: the paired difference, new minus base.
     """

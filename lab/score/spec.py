@@ -27,9 +27,9 @@ class ScoreSpec(JobSpec):
     dtype: Annotated[
         Dtype, Field(description="Precision to compute in; float32 gives the same figures on every machine")
     ] = "float32"
-    limit: Annotated[int | None, Field(ge=1, le=1_000_000, description="Score only the first so many rows")] = (
-        None
-    )
+    limit: Annotated[
+        int | None, Field(ge=1, le=1_000_000, description="Score only the first so many rows")
+    ] = None
     context_tokens: Annotated[
         int, Field(ge=16, le=131_072, description="Tokens a model sees at once; at most its own context")
     ] = 2048
@@ -46,7 +46,9 @@ class ScoreSpec(JobSpec):
     @model_validator(mode="after")
     def _there_is_something_to_score_on(self) -> Self:
         if self.multiple_choice is None and self.text is None:
-            raise ValueError("There is nothing to score on: choose a multiple-choice file, a text file or both.")
+            raise ValueError(
+                "There is nothing to score on: choose a multiple-choice file, a text file or both."
+            )
         return self
 
     @property

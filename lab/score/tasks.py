@@ -16,7 +16,7 @@ from lab.core.spec import strict_json
 SHIPPED_CHOICES = "lab:mc40"
 SHIPPED_TEXT = "lab:text5"
 SHIPPED = {SHIPPED_CHOICES: "mc40.jsonl", SHIPPED_TEXT: "text5.jsonl"}
-"""The sets that ship with the project, hand-written for it. The colon keeps them apart from datasets' names."""
+"""The sets that ship with the project, hand-written for it. The colon tells them from datasets."""
 
 LABELS = {SHIPPED_CHOICES: "40 everyday questions", SHIPPED_TEXT: "5 short texts"}
 
@@ -109,7 +109,9 @@ def _read(path: Path, parse: Callable[[object], Row], shape: str, field: str) ->
     if bad:
         shown = " ".join(f"{words.rstrip('.')}." for words in bad[:BAD_LINES_SHOWN])
         more = f" And {len(bad) - BAD_LINES_SHOWN:,} more." if len(bad) > BAD_LINES_SHOWN else ""
-        raise BadInput(f"{path.name} has lines that can't be scored: {shown}{more}", shape, _MEND, field=field)
+        raise BadInput(
+            f"{path.name} has lines that can't be scored: {shown}{more}", shape, _MEND, field=field
+        )
     if not rows:
         raise BadInput(f"{path.name} has no rows.", shape, "Choose a file with at least one.", field=field)
     return rows

@@ -1,6 +1,7 @@
 """Accuracy of the most likely answer, as it is and per character."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -21,7 +22,7 @@ def accuracy(items: Sequence[ChoiceLikelihoods], generator: torch.Generator) -> 
     Raises:
         ValueError: there are no items.
     """
-    return _share(items, lambda item: item.log_likelihoods)
+    return _share([item.pick == item.answer for item in items])
 
 
 @metrics.register(
@@ -39,22 +40,17 @@ def accuracy_normalised(items: Sequence[ChoiceLikelihoods], generator: torch.Gen
     Raises:
         ValueError: there are no items.
     """
-    return _share(
-        items,
-        lambda item: tuple(
-            value / len(choice) for value, choice in zip(item.log_likelihoods, item.choices, strict=True)
-        ),
-    )
+    return _share([replace(item, log_likelihoods=_per_character(item)).pick == item.answer for item in items])
 
 
-def _share(
-    items: Sequence[ChoiceLikelihoods], rate: Callable[[ChoiceLikelihoods], tuple[float, ...]]
-) -> Score:
-    if not items:
+def _per_character(item: ChoiceLikelihoods) -> tuple[float, ...]:
+    pairs = zip(item.log_likelihoods, item.choices, strict=True)
+    return tuple(value / len(choice) for value, choice in pairs)
+
+
+def _share(right: Sequence[bool]) -> Score:
+    if not right:
         raise ValueError("accuracy needs at least one item")
-    parts = []
-    for item in items:
-        rates = rate(item)
-        parts.append(float(rates.index(max(rates)) == item.answer))  # a draw goes to the first, as in lm-eval
-    low, high = wilson(round(sum(parts)), len(parts))
-    return Score(sum(parts) / len(parts), low, high, len(parts), tuple(parts), (1.0,) * len(parts))
+    n = len(right)
+    low, high = wilson(sum(right), n)
+    return Score(sum(right) / n, low, high, n, tuple(map(float, right)), (1.0,) * n)

@@ -1,0 +1,70 @@
+"""What can be said of a score job before it is queued: the files' rows, the models' sizes. Loads no model."""
+
+from dataclasses import dataclass
+
+from lab.core.errors import BadInput
+from lab.core.job import Shelf
+from lab.models.inspection import ModelFacts, check_adapter_fits, check_model_folder
+from lab.score.spec import ScoreSpec
+from lab.score.tasks import place, read_documents, read_questions
+
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+OVERHEAD_BYTES = 1 << 30
+"""Libraries, logits and keys and values beside the weights."""
+
+
+@dataclass(frozen=True)
+class ScoreEstimate:
+    """What a score job will read.
+
+    Attributes:
+        questions, texts: how many items of each kind, for every model.
+        memory_bytes: what the largest model and the work beside it need.
+    """
+
+    questions: int
+    texts: int
+    memory_bytes: int
+
+
+def check(spec: ScoreSpec, shelf: Shelf) -> ScoreEstimate:
+    """Check files and models, and say what will be read.
+
+    Raises:
+        BadInput: a file has bad lines, a folder is no model, or a model doesn't fit the memory.
+    """
+    questions = texts = 0
+    if spec.multiple_choice is not None:
+        questions = len(read_questions(place(spec.multiple_choice, shelf), spec.limit))
+    if spec.text is not None:
+        texts = len(read_documents(place(spec.text, shelf), spec.limit))
+    needed = max(_memory_of(ref, spec, shelf) for ref in spec.models)
+    return ScoreEstimate(questions, texts, needed)
+
+
+def _memory_of(ref: str, spec: ScoreSpec, shelf: Shelf) -> int:
+    try:
+        parameters = _facts(ref, shelf).parameters
+    except BadInput as error:
+        raise error.at(error.field or "models") from None
+    needed = parameters * ITEM_BYTES[spec.dtype] + OVERHEAD_BYTES
+    if needed > shelf.memory_bytes():
+        halve = "Score in bfloat16, which halves it, or choose" if spec.dtype == "float32" else "Choose"
+        raise BadInput(
+            f"{ref} needs about {needed / 2**30:.1f} GiB to be scored in {spec.dtype}.",
+            f"This machine has {shelf.memory_bytes() / 2**30:.1f} GiB.",
+            f"{halve} a smaller model.",
+            field="models",
+        )
+    return needed
+
+
+def _facts(ref: str, shelf: Shelf) -> ModelFacts:
+    """Return the facts of a model; of an adapter, those of its base."""
+    folder = shelf.model(ref)
+    facts = check_model_folder(folder, quantised=True)
+    if not facts.base:
+        return facts
+    base = shelf.model(facts.base)
+    check_adapter_fits(folder, base)
+    return check_model_folder(base, quantised=True)
