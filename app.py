@@ -21,7 +21,7 @@ from lab.models.catalog import Catalog
 from lab.models.spec import StarterSpec
 from lab.ui.shell import build_app, mount_options
 from starlette.middleware.cors import CORSMiddleware
-from workers.start import start_workers, stop_workers
+from workers.start import start_workers
 
 from lab.core.errors import LabError
 from lab.core.settings import Settings, read_settings
@@ -146,7 +146,7 @@ def attend(services: Services, server: LabServer, port: int) -> None:
     with contextlib.suppress(OSError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30).read()
     print(f"Crucible is ready: http://127.0.0.1:{port}", flush=True)
-    processes = start_workers(services.settings) if services.settings.workers else []
+    workers = start_workers(services.settings) if services.settings.workers else None
     fetch_starter(services)
     next_clearing = 0.0
     while not server.should_exit:
@@ -154,7 +154,8 @@ def attend(services: Services, server: LabServer, port: int) -> None:
             clear_table(services.store, services.catalog, services.settings.jobs)
             next_clearing = time.monotonic() + 60
         time.sleep(0.1)
-    stop_workers(processes)
+    if workers:
+        workers.stop()
 
 
 def fetch_starter(services: Services) -> None:
