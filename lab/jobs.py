@@ -159,6 +159,24 @@ class Desk:
             self.bells[job.lane].ring(job.id)
         return job
 
+    def submit_once(self, spec: JobSpec, owner: str) -> JobRow:
+        """Find the job that this owner handed in with the same spec, or hand it in.
+
+        One that failed, was cancelled, or whose models were deleted since, is run again.
+
+        Raises:
+            BadInput, Conflict: as `submit`.
+        """
+        sha256 = spec_sha256(spec)
+        listed = {row.name for row in self.store.models.list()}
+        for job in self.store.jobs.list(owner=owner, kinds=[spec.kind], limit=1000):
+            is_good = not job.is_terminal or (
+                job.state == "succeeded" and listed.issuperset(spec.models_made())
+            )
+            if job.spec_sha256 == sha256 and is_good:
+                return job
+        return self.submit(spec, owner)
+
     def cancel(self, job_id: str, owner: str) -> JobRow:
         """Ask for a job to end; nothing of it is kept.
 

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from types import FrameType
 
@@ -108,5 +107,6 @@ def _places(plan: LanePlan, devices: tuple[str, ...]) -> int:
 
 
 def _stop_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # not sys.stdin, whose lock would break the interpreter's own ending
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
