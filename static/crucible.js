@@ -65,7 +65,19 @@
       scrollBy(0, box.bottom - innerHeight + 16);
   };
 
+  // What a page shows (a run, a job) goes into the address when the page says so.
+  const addresses = new Map();
+  const address = () => {
+    for (const part of document.querySelectorAll("[data-address]")) {
+      const { address: key, value } = part.dataset;
+      if (addresses.get(key) === value) continue;
+      addresses.set(key, value);
+      put({ [key]: value });
+    }
+  };
+
   new MutationObserver(() => {
+    address();
     for (const fold of document.querySelectorAll("details[data-key]"))
       if (opened.has(fold.dataset.key) && !fold.open) fold.open = true;
     follow();
@@ -74,7 +86,7 @@
   // A question is sent with Ctrl+Enter (or Command+Enter) too.
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-    if (event.target.closest("#lab-question")) document.querySelector("#lab-ask button, button#lab-ask")?.click();
+    if (event.target.closest("#lab-question")) document.querySelector("button#lab-ask-button")?.click();
   });
 
   window.crucible = { put, show, sure, query };

@@ -34,11 +34,9 @@ def when_page_opens(handler: Callable[..., Any], inputs: Any, outputs: Any, api_
     app.load(handler, inputs, outputs, api_name=api_name, show_progress="hidden")
 
 
-def every(seconds: float, handler: Callable[..., Any], inputs: Any, outputs: Any, api_name: str) -> None:
-    """Call a handler every so many seconds while its page is in front; the shell pauses it otherwise."""
-    gr.Timer(seconds).tick(
-        handler, inputs, outputs, api_name=api_name, show_progress="hidden", trigger_mode="once"
-    )
+def every(timer: Any, handler: Callable[..., Any], inputs: Any, outputs: Any, api_name: str) -> None:
+    """Call a handler at every tick of its page's timer; the shell stops the timers of hidden pages."""
+    timer.tick(handler, inputs, outputs, api_name=api_name, show_progress="hidden", trigger_mode="once")
 
 
 def _digest(part: Any) -> str:

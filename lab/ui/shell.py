@@ -10,15 +10,18 @@ import gradio as gr
 
 from lab.core.store.rows import LIVE
 from lab.ui import theme, widgets
-from lab.ui.pages import jobs
+from lab.ui.pages import compare, jobs
 from lab.ui.redraw import Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services
 from lab.ui.words import listed
 
-mount_arguments = theme.mount_arguments
+mount_options = theme.mount_options
 """What app.py adds to the arguments of mount_gradio_app: theme, css, script, icon."""
 
-PAGES: tuple[tuple[str, str, Callable[[Services], None]], ...] = (("jobs", "Jobs", jobs.build),)
+PAGES: tuple[tuple[str, str, Callable[[Services], None]], ...] = (
+    ("compare", "Compare", compare.build),
+    ("jobs", "Jobs", jobs.build),
+)
 """Name in the address, title of the tab, and builder of every page, in the order of the tabs."""
 
 
@@ -29,12 +32,11 @@ def build_app(services: Services) -> Any:
         shown = widgets.picture(bar.html((), None)[0], elem_id="lab-bar")
         seen = gr.State(())
         when_page_opens(bar.html, [seen], [shown, seen], "bar_open")
-        every(2, bar.html, [seen], [shown, seen], "bar")
+        every(gr.Timer(2), bar.html, [seen], [shown, seen], "bar")
         with gr.Tabs(elem_id="lab-pages", overflow_behavior="wrap", selected=PAGES[0][0]) as tabs:
             timers = [_build_page(app, services, *page) for page in PAGES]
         _pause_hidden_pages(tabs, timers)
         when_page_opens(_linked_page, None, tabs, "page_open")
-    app.queue(api_open=False, max_size=256, default_concurrency_limit=20)
     return app
 
 

@@ -4,6 +4,7 @@ The colours live in static/crucible.css as custom properties, once for light and
 theme only says which of Gradio's variables takes which.
 """
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +150,13 @@ def lab_theme() -> Any:
     return theme.set(**_VARIABLES, **dark, **_MEASURES)
 
 
-def mount_arguments() -> dict[str, Any]:
+def mount_options() -> dict[str, Any]:
     """Return what the page's look adds to the arguments of `gradio.mount_gradio_app`."""
     script = (STATIC / "crucible.js").read_text(encoding="utf-8")
+    icon = base64.b64encode((STATIC / "icon.svg").read_bytes()).decode()
     return {
         "theme": lab_theme(),
         "css_paths": [STATIC / "crucible.css"],
-        "head": f'<meta name="color-scheme" content="light dark"><script>{script}</script>',
-        "favicon_path": str(STATIC / "icon.svg"),
-        "footer_links": [],
+        "head": '<meta name="color-scheme" content="light dark">'
+        f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml;base64,{icon}"><script>{script}</script>',
     }

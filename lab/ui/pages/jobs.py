@@ -26,7 +26,7 @@ def build(services: Services) -> None:
     opened = gr.State("")
     seen = gr.State(())
     when_page_opens(page.open_linked, [seen], [opened, rows, seen], "jobs_open")
-    every(1.5, page.draw, [opened, seen], [rows, seen], "jobs")
+    every(gr.Timer(1.5), page.draw, [opened, seen], [rows, seen], "jobs")
     rows.click(
         page.press,
         [opened, seen],

@@ -1,0 +1,226 @@
+"""The Compare page: one question, two to four models, their answers side by side as they are written."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import gradio as gr
+from pydantic import ValidationError
+
+from lab.compare.spec import CompareSpec, Sampling, Turn
+from lab.core.errors import LabError, Problem, problems_of
+from lab.core.store.rows import JobRow
+from lab.ui import form, modelview, widgets
+from lab.ui.pages import scores
+from lab.ui.redraw import Seen, every, only_changed, when_page_opens
+from lab.ui.services import Services, Who
+from lab.ui.transcript import Transcript, columns_html, empty_columns
+
+TAIL_SECONDS = 0.125
+"""Eight updates a second at most, all columns in one."""
+
+_SHOWN = ("temperature", "seed", "max_new_tokens")
+_FOLDED = ("top_p", "top_k", "repetition_penalty")
+_EMPTY = widgets.empty_state(
+    "Ask two to four models the same question",
+    "Choose models above and ask below. Every answer streams at its own pace, with its speed beside it.",
+)
+
+
+def build(services: Services) -> None:
+    """Lay out the page and bind it to the desk and the store."""
+    page = _Compare(services)
+    widgets.picture(widgets.head("Compare", "One question, every model's answer side by side."))
+    with gr.Column(elem_classes="lab-panel"):
+        with gr.Row(elem_classes="lab-split"):
+            with gr.Column(scale=3, min_width=260):
+                models = gr.Dropdown(
+                    label="Models (2 to 4)", multiselect=True, max_choices=4, elem_id="lab-compare-models"
+                )
+            shown = _sampling(_SHOWN)
+        with gr.Accordion("More sampling", open=False, elem_classes="lab-accordion"):
+            with gr.Row():
+                folded = _sampling(_FOLDED)
+            system = gr.Textbox(
+                label="System prompt", lines=2, max_lines=6, info="Instructions before everything"
+            )
+    answers = widgets.picture(elem_id="lab-answers")
+    with gr.Row(elem_classes="lab-panel lab-ask", elem_id="lab-ask", equal_height=True):
+        question = gr.Textbox(
+            show_label=False, container=False, placeholder="Ask something (Ctrl+Enter sends)", lines=2, max_lines=8,
+            scale=8, elem_id="lab-question", label="Question",
+        )  # fmt: skip
+        with gr.Column(scale=1, min_width=150):
+            ask = gr.Button("Ask", variant="primary", elem_id="lab-ask-button")
+            stop = gr.Button("Stop", visible=False, variant="stop", elem_id="lab-stop")
+            fresh = gr.Button("New conversation", size="sm", visible=False, elem_id="lab-fresh")
+    problems = widgets.picture(elem_id="lab-compare-problems")
+    run, seen = gr.State(""), gr.State(())
+    sampling = form.Form((*shown.controls, *folded.controls))
+    page.sampling = sampling
+    told = [answers, run, question, problems, *sampling.lines, ask, stop, fresh]
+    when_page_opens(page.open, None, [models, answers, seen], "compare_open")
+    when_page_opens(page.resume, None, told, "compare_resume")
+    timer = gr.Timer(1.5)
+    every(timer, page.choices, [seen], [models, seen], "compare_models")
+    ask.click(
+        page.ask, [models, system, question, run, *sampling.inputs], told, api_name="compare",
+        show_progress="hidden", concurrency_limit=None, concurrency_id="tail",
+    )  # fmt: skip
+    stop.click(page.stop, [run], [problems], api_name="compare_stop", show_progress="hidden")
+    fresh.click(page.start_over, [models], told, api_name="compare_new", show_progress="hidden")
+    models.input(
+        page.preview, [models, run], [answers, run, fresh], api_name="compare_choose", show_progress="hidden"
+    )
+    scores.build_section(services, models, timer)
+
+
+def _sampling(names: Sequence[str]) -> form.Form:
+    return form.make_form({name: Sampling.model_fields[name] for name in names})
+
+
+class _Compare:
+    """The page's handlers."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.sampling = form.Form(())
+
+    def open(self, request: gr.Request) -> tuple[Any, ...]:
+        """Offer the models, choose two, and draw empty columns."""
+        who = self.services.who(request)
+        names = self._names(who)
+        run = self._linked(request)
+        chosen = list(run.spec["models"]) if run else names[:4]
+        _, seen = only_changed((), names)
+        columns = gr.skip() if run else self._empty(chosen, who)
+        return gr.Dropdown(choices=names, value=[one for one in chosen if one in names]), columns, seen
+
+    def choices(self, seen: Seen, request: gr.Request) -> tuple[Any, ...]:
+        """Offer models that came or went since the page was opened; what is chosen stays."""
+        names = self._names(self.services.who(request))
+        changed, digests = only_changed(seen, names)
+        return (gr.Dropdown(choices=names) if changed == names else gr.skip()), digests
+
+    def preview(self, chosen: list[str], run: str, request: gr.Request) -> tuple[Any, ...]:
+        """Draw empty columns for another choice of models: it begins a new conversation."""
+        return self._empty(chosen, self.services.who(request)), "", gr.Button(visible=False)
+
+    def start_over(self, chosen: list[str], request: gr.Request) -> tuple[Any, ...]:
+        """Forget the conversation and wait for a first question."""
+        return self._told(self._empty(chosen, self.services.who(request)), "", "", [], is_live=False)
+
+    def stop(self, run: str, request: gr.Request) -> str:
+        """Keep what was written and end the answers."""
+        try:
+            self.services.desk.stop(run, self.services.who(request).name)
+        except LabError as error:
+            return widgets.problem_list(problems_of(error))
+        return ""
+
+    async def ask(
+        self, models: list[str], system: str, question: str, run: str, request: gr.Request, *sampling: Any
+    ) -> AsyncIterator[tuple[Any, ...]]:
+        """Submit a question, then follow the answers until they end."""
+        who = self.services.who(request)
+        try:
+            job = await asyncio.to_thread(self._submit, models, system, question, run, sampling, who)
+        except (ValidationError, LabError) as error:
+            yield self._told(gr.skip(), gr.skip(), gr.skip(), problems_of(error), is_live=False)
+            return
+        async for update in self._tail(job, who):
+            yield update
+
+    async def resume(self, request: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
+        """Show the run that the address names, from its first word, and follow it to its end."""
+        job = await asyncio.to_thread(self._linked, request)
+        if job is None:
+            yield tuple(gr.skip() for _ in range(7 + len(self.sampling.lines)))
+            return
+        async for update in self._tail(job, self.services.who(request)):
+            yield update
+
+    def _submit(
+        self, models: list[str], system: str, question: str, run: str, sampling: Sequence[Any], who: Who
+    ) -> JobRow:
+        spec = CompareSpec(
+            models=tuple(models or ()),
+            prompt=question or "",
+            system=system or "",
+            earlier=self._earlier(run, models, who),
+            **self.sampling.values(sampling),
+        )
+        return self.services.desk.submit(spec, who.name, uuid.uuid4().hex)
+
+    def _earlier(self, run: str, models: list[str], who: Who) -> tuple[Turn, ...]:
+        """Return the conversation so far, where the same models go on with it."""
+        if not run:
+            return ()
+        job = self.services.desk.own(run, who.name)
+        if list(job.spec["models"]) != list(models):
+            return ()
+        answers = self._transcript(job).answers
+        before = tuple(Turn(**turn) for turn in job.spec["earlier"])
+        return (*before, Turn(prompt=job.spec["prompt"], answers=answers))
+
+    async def _tail(self, job: JobRow, who: Who) -> AsyncIterator[tuple[Any, ...]]:
+        """Yield what the job has said, all columns in one update, until it ends."""
+        heads = modelview.heads(modelview.visible(self.services.store, who), job.spec["models"])
+        transcript = Transcript.of(job.spec)
+        is_first = True
+        while True:
+            job = await asyncio.to_thread(self.services.store.jobs.get, job.id)
+            events = await asyncio.to_thread(self.services.desk.follow, job.id, transcript.seq)
+            if transcript.add(events) or is_first or job.is_terminal:
+                if job.is_terminal:
+                    transcript.close()
+                elapsed = max(self.services.store.database.time() - job.created, 0.0)
+                html = columns_html(job.id, job.spec, transcript, heads, elapsed)
+                # Only the first update sends the form: what the reader types meanwhile stays.
+                yield self._told(
+                    html, job.id, "" if is_first else gr.skip(), _faults(job), is_live=not job.is_terminal
+                )
+                is_first = False
+            if job.is_terminal:
+                return
+            await asyncio.sleep(TAIL_SECONDS)
+
+    def _told(
+        self, html: Any, run: Any, question: Any, problems: list[Problem], *, is_live: bool
+    ) -> tuple[Any, ...]:
+        lines = self.sampling.problems(problems)
+        rest = widgets.problem_list(self.sampling.rest(problems))
+        has_answers = isinstance(run, str) and bool(run)
+        return (
+            html, run, question, rest, *lines,
+            gr.Button(interactive=not is_live), gr.Button(visible=is_live), gr.Button(visible=has_answers and not is_live),
+        )  # fmt: skip
+
+    def _transcript(self, job: JobRow) -> Transcript:
+        transcript = Transcript.of(job.spec)
+        transcript.add(self.services.desk.follow(job.id, 0))
+        return transcript
+
+    def _linked(self, request: gr.Request) -> JobRow | None:
+        wanted = request.query_params.get("run", "")
+        try:
+            job = self.services.desk.own(wanted, self.services.who(request).name) if wanted else None
+        except LabError:
+            return None
+        return job if job is not None and job.kind == "compare" else None
+
+    def _names(self, who: Who) -> list[str]:
+        return modelview.names(modelview.visible(self.services.store, who))
+
+    def _empty(self, chosen: list[str], who: Who) -> str:
+        heads = modelview.heads(modelview.visible(self.services.store, who), chosen or ())
+        return empty_columns(heads, "The answer will be written here.") if heads else _EMPTY
+
+
+def _faults(job: JobRow) -> list[Problem]:
+    if job.state != "failed":
+        return []
+    return [
+        Problem("", job.error_text or "The comparison failed without saying why. What was written is kept.")
+    ]
