@@ -1,5 +1,7 @@
 """What can be said of a score job before it is queued: the files' rows, the models' sizes. Loads no model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lab.core.errors import BadInput
@@ -35,26 +37,33 @@ def check(spec: ScoreSpec, shelf: Shelf) -> ScoreEstimate:
     """
     questions = texts = 0
     if spec.multiple_choice is not None:
-        questions = len(read_questions(place(spec.multiple_choice, shelf), spec.limit))
+        with _naming("multiple_choice"):
+            questions = len(read_questions(place(spec.multiple_choice, shelf), spec.limit))
     if spec.text is not None:
-        texts = len(read_documents(place(spec.text, shelf), spec.limit))
-    needed = max(_memory_of(ref, spec, shelf) for ref in spec.models)
+        with _naming("text"):
+            texts = len(read_documents(place(spec.text, shelf), spec.limit))
+    with _naming("models"):
+        needed = max(_memory_of(ref, spec, shelf) for ref in spec.models)
     return ScoreEstimate(questions, texts, needed)
 
 
-def _memory_of(ref: str, spec: ScoreSpec, shelf: Shelf) -> int:
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Name the field at fault, where the refusal itself doesn't."""
     try:
-        parameters = _facts(ref, shelf).parameters
+        yield
     except BadInput as error:
-        raise error.at(error.field or "models") from None
-    needed = parameters * ITEM_BYTES[spec.dtype] + OVERHEAD_BYTES
+        raise error.at(error.field or field) from None
+
+
+def _memory_of(ref: str, spec: ScoreSpec, shelf: Shelf) -> int:
+    needed = _facts(ref, shelf).parameters * ITEM_BYTES[spec.dtype] + OVERHEAD_BYTES
     if needed > shelf.memory_bytes():
         halve = "Score in bfloat16, which halves it, or choose" if spec.dtype == "float32" else "Choose"
         raise BadInput(
             f"{ref} needs about {needed / 2**30:.1f} GiB to be scored in {spec.dtype}.",
             f"This machine has {shelf.memory_bytes() / 2**30:.1f} GiB.",
             f"{halve} a smaller model.",
-            field="models",
         )
     return needed
 

