@@ -32,8 +32,8 @@ def divisor(weights: Sequence[float]) -> float:
     total = sum(weights)
     if abs(total) <= 1e-6 * sum(abs(weight) for weight in weights):
         raise ValueError(
-            f"The weights {', '.join(f'{weight:g}' for weight in weights)} sum to zero, and normalize divides "
-            "by their sum. Turn normalize off, or change a weight."
+            f"The weights {', '.join(f'{weight:g}' for weight in weights)} sum to zero, and normalize "
+            "divides by their sum. Turn normalize off, or change a weight."
         )
     return total
 

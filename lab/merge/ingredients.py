@@ -119,7 +119,13 @@ def _adapter(ref: str, folder: Path, shelf: Shelf) -> Ingredient:
 
 def _refuse_variants(ref: str, settings: Mapping[str, Any]) -> None:
     """Refuse the kinds of LoRA that are not a plain sum."""
-    for key in ("use_dora", "fan_in_fan_out", "lora_bias", "alora_invocation_tokens", "trainable_token_indices"):
+    for key in (
+        "use_dora",
+        "fan_in_fan_out",
+        "lora_bias",
+        "alora_invocation_tokens",
+        "trainable_token_indices",
+    ):
         if settings.get(key):
             raise BadInput(
                 f"The adapter {ref} was made with {key}.",
@@ -155,7 +161,11 @@ def _check_place(base: Ingredient, info: TensorInfo, name: str, target: str, sha
     if target not in base.tensors:
         refuse(info.file, f"it changes {target}, which {base.ref} doesn't have", name)
     if base.tensors[target].shape != shape:
-        refuse(info.file, f"it changes a tensor of {shape}; in {base.ref} it is {base.tensors[target].shape}", name)
+        refuse(
+            info.file,
+            f"it changes a tensor of {shape}; in {base.ref} it is {base.tensors[target].shape}",
+            name,
+        )
 
 
 def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
@@ -164,8 +174,17 @@ def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
 
 
 def _pattern(patterns: object, module: str, default: float) -> float:
-    """Return the value of the first pattern that a module's name ends with, as peft matches them."""
+    """Return the value of the first name that a module's path ends with, else the default.
+
+    peft takes regular expressions there; an adapter from elsewhere could make one run for hours.
+    """
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if not re.fullmatch(r"[A-Za-z0-9_.]+", pattern):
+            raise BadInput(
+                f"adapter_config.json: alpha_pattern has {str(pattern)[:60]!r}.",
+                "It names modules, without the signs of a pattern.",
+                "Make a full model of the adapter first, and merge that.",
+            )
+        if module == pattern or module.endswith(f".{pattern}"):
             return float(value)
     return default

@@ -25,15 +25,14 @@ class Filtered(Spec):
         return self.filter is None or self.filter == "*" or self.filter in tensor
 
 
-
 def _in_one_message(value: object, handler: ValidatorFunctionWrapHandler) -> object:
     """Refuse a setting once, not once for each form that it might have had."""
     try:
         return handler(value)
     except ValidationError:
         raise ValueError(
-            f"We saw {str(value)[:60]!r}. A value is a number, true or false, a list of those (a gradient over "
-            "the layers), or a list of {filter, value}; none of them is NaN or infinite."
+            f"We saw {str(value)[:60]!r}. A value is a number, true or false, a list of those (a gradient "
+            "over the layers), or a list of {filter, value}; none of them is NaN or infinite."
         ) from None
 
 
@@ -77,13 +76,17 @@ def mapped(setting: Setting, change: Callable[[Scalar], Scalar]) -> Setting:
     """Return the same setting with every scalar in it changed."""
     if isinstance(setting, tuple):
         return tuple(
-            Filtered(filter=item.filter, value=_each(item.value, change)) if isinstance(item, Filtered) else change(item)
+            Filtered(filter=item.filter, value=_each(item.value, change))
+            if isinstance(item, Filtered)
+            else change(item)
             for item in setting
         )  # type: ignore[return-value]  # a tuple of one sort stays of that sort
     return change(setting)
 
 
-def _each(value: Scalar | tuple[Scalar, ...], change: Callable[[Scalar], Scalar]) -> Scalar | tuple[Scalar, ...]:
+def _each(
+    value: Scalar | tuple[Scalar, ...], change: Callable[[Scalar], Scalar]
+) -> Scalar | tuple[Scalar, ...]:
     return tuple(change(item) for item in value) if isinstance(value, tuple) else change(value)
 
 

@@ -8,10 +8,11 @@ nothing of files; a method sees tensors and numbers only.
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import torch
-from pydantic import Field, TypeAdapter, create_model
+from pydantic import ConfigDict, Field, TypeAdapter, create_model
 from pydantic.fields import FieldInfo
 from torch import Tensor
 
@@ -105,10 +106,15 @@ class MergeMethod:
         Raises:
             ValidationError: it is not of the type, or out of bounds.
         """
-        info = self.parameters[parameter]
-        kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
-        adapter: TypeAdapter[Any] = TypeAdapter(kind, config={"allow_inf_nan": False})
-        return adapter.validate_python(value)
+        return self._adapters[parameter].validate_python(value)
+
+    @cached_property
+    def _adapters(self) -> dict[str, TypeAdapter[Any]]:
+        kinds: dict[str, Any] = {
+            name: Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+            for name, info in self.parameters.items()
+        }
+        return {name: TypeAdapter(kind, config={"allow_inf_nan": False}) for name, kind in kinds.items()}
 
     def stream(self, stack: Stack, weights: Tensor, knobs: Mapping[str, Any]) -> Iterator[Tensor]:
         """Merge one tensor, yielding the result in the stack's chunks.
@@ -231,7 +237,7 @@ def knobs_of(function: Callable[..., Tensor]) -> tuple[type[Spec], frozenset[str
 
 
 class _Knobs(Spec):
-    model_config = {"populate_by_name": True, "serialize_by_alias": True}
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
 
 class _Weighted(Spec):

@@ -54,7 +54,9 @@ class Slice(Spec):
         lengths = set()
         for place, source in enumerate(sources):
             if source.layer_range is None:
-                raise ValueError(f"sources.{place}.layer_range is missing. A slice names its layers: [first, end).")
+                raise ValueError(
+                    f"sources.{place}.layer_range is missing. A slice names its layers: [first, end)."
+                )
             lengths.add(source.layer_range[1] - source.layer_range[0])
         if len(lengths) > 1:
             raise ValueError(
@@ -196,7 +198,8 @@ def merge_of(
     """
     chosen = merge_methods[method]
     sources = [
-        {"model": model, "parameters": {"weight": weight} if chosen.weighted else {}} for model, weight in models
+        {"model": model, "parameters": {"weight": weight} if chosen.weighted else {}}
+        for model, weight in models
     ]
     if chosen.base == "first" and base is None and models:
         base = models[0][0]
@@ -239,13 +242,17 @@ def upscaled(model: str, layers: int, drop: int, *, name: str) -> MergeSpec:
 def _checked_sources(info: ValidationInfo, sources: tuple[Source, ...], path: str) -> tuple[Source, ...]:
     return tuple(
         source.model_copy(
-            update={"parameters": _checked(info, source.parameters, f"{path}{place}.parameters.", shared=False)}
+            update={
+                "parameters": _checked(info, source.parameters, f"{path}{place}.parameters.", shared=False)
+            }
         )
         for place, source in enumerate(sources)
     )
 
 
-def _checked(info: ValidationInfo, parameters: dict[str, Setting], path: str, *, shared: bool) -> dict[str, Setting]:
+def _checked(
+    info: ValidationInfo, parameters: dict[str, Setting], path: str, *, shared: bool
+) -> dict[str, Setting]:
     """Check settings against the method's parameters, and return them with every value as its type.
 
     Args:
@@ -263,7 +270,9 @@ def _checked(info: ValidationInfo, parameters: dict[str, Setting], path: str, *,
             unknown = UnknownName.among(f"parameter of {method.name}", name, method.parameters)
             raise ValueError(f"{path}{name}: {unknown}")
         if not shared and not method.is_per_model(name):
-            raise ValueError(f"{path}{name}: {name} is one for all models. Move it to the recipe's own parameters.")
+            raise ValueError(
+                f"{path}{name}: {name} is one for all models. Move it to the recipe's own parameters."
+            )
         try:
             checked[name] = mapped(setting, lambda value, name=name: method.validate(name, value))  # type: ignore[misc]
         except ValidationError as error:
@@ -275,12 +284,20 @@ def _count(method: MergeMethod, sources: Sequence[Source], base: str | None, pat
     """Check how many models a slice has against what the method takes."""
     if method.base != "none" and base is None:
         role = "take the deltas from" if method.base == "delta" else "start from"
-        raise BadInput(f"base_model is missing; {method.name} needs a base to {role}.", do="Choose a base model.")
+        raise BadInput(
+            f"base_model is missing; {method.name} needs a base to {role}.", do="Choose a base model."
+        )
     models = [source.model for source in sources]
     if method.base == "delta":
         models = [model for model in models if model != base]
     elif method.base == "first" and base not in models:
         models = [str(base), *models]
+    elif method.weighted and base is not None and base not in models:
+        raise BadInput(
+            f"The base {base} is not among the models, and {method.name} has no base.",
+            "It takes models with weights.",
+            f"List {base} with a weight, or leave the base out.",
+        )
     least, most = method.models
     if not least <= len(models) <= most:
         wanted = f"{least}" if least == most else f"{least} to {most}"

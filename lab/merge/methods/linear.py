@@ -14,7 +14,7 @@ from lab.merge.registry import merge_methods
     source="Model soups, arXiv:2203.05482",
     space="weight",
     elementwise=True,
-    use="When the models are fine-tunes of one base and all of them are good: the plain average is hard to beat.",
+    use="When all models are good fine-tunes of one base: the plain average is hard to beat.",
 )
 def linear(
     models: Tensor,

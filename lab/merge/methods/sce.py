@@ -23,7 +23,8 @@ def sce(
     weights: Tensor,  # noqa: ARG001  the method calculates its own
     *,
     select_topk: Annotated[
-        float, Field(ge=0, le=1, description="Share of the elements to keep, those where the models differ most")
+        float,
+        Field(ge=0, le=1, description="Share of the elements to keep, those where the models differ most"),
     ] = 1.0,
 ) -> Tensor:
     """Select, calculate, erase: sum_i W_i d_i over what agrees, divided by the agreeing W_i.

@@ -20,7 +20,9 @@ def task_arithmetic(
     weights: Tensor,
     *,
     normalize: Annotated[bool, Field(description="Divide by the sum of the weights")] = False,
-    lambda_: Annotated[float, Field(description="Multiplies the merged delta before it is added to the base")] = 1.0,
+    lambda_: Annotated[
+        float, Field(description="Multiplies the merged delta before it is added to the base")
+    ] = 1.0,
 ) -> Tensor:
     """Sum the deltas: lambda * sum_i w_i d_i, divided by sum_i w_i with `normalize`.
 

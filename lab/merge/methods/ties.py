@@ -20,7 +20,7 @@ Lambda = Annotated[float, Field(description="Multiplies the merged delta before 
 @merge_methods.register(
     "ties",
     source="TIES-Merging, arXiv:2306.01708, section 3",
-    use="When several fine-tunes pull in different directions: small changes are dropped, then the majority wins.",
+    use="When fine-tunes pull in different directions: small changes are dropped, then the majority wins.",
 )
 def ties(
     deltas: Tensor,
@@ -58,7 +58,9 @@ def ties(
     if rescale:
         before, after = deltas.flatten(1).abs().sum(1), votes.flatten(1).abs().sum(1)
         says = _rescaled(says, before.tolist(), after.tolist())
-        return _merge(votes.flatten(1), says, _says(weights, normalize), normalize, lambda_).view(deltas.shape[1:])
+        return _merge(votes.flatten(1), says, _says(weights, normalize), normalize, lambda_).view(
+            deltas.shape[1:]
+        )
     return _merge(votes.flatten(1), says, says, normalize, lambda_).view(deltas.shape[1:])
 
 

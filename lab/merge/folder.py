@@ -1,0 +1,99 @@
+"""What lies beside the weights of a merged model: config, tokenizer, model card and recipe.
+
+Knows Hugging Face's layout; reads no weight.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.merge.plan import MergePlan
+from lab.merge.recipe import write_recipe
+from lab.merge.spec import MergeSpec
+
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+    "LICENSE",
+)
+"""Files that the result takes from the base, or else from the first model."""
+
+_LAYER_COUNTS = ("num_hidden_layers", "n_layer")
+
+
+def write_companions(spec: MergeSpec, plan: MergePlan, folder: Path) -> None:
+    """Write everything but the weights into the result's folder."""
+    for name in COPIED:
+        file = plan.donor.folder / name
+        if file.is_file():
+            shutil.copyfile(file, folder / name)
+    (folder / "config.json").write_text(json.dumps(config_of(plan), indent=2) + "\n", "utf-8")
+    recipe = write_recipe(spec)
+    (folder / "mergekit_config.yml").write_text(recipe, "utf-8")
+    (folder / "README.md").write_text(card(spec, plan, recipe), "utf-8")
+
+
+def config_of(plan: MergePlan) -> dict[str, Any]:
+    """Return the result's config.json: the donor's, with layers, dtype and tied embeddings set.
+
+    A list with one entry for each layer, such as `layer_types`, is put together from the layers that
+    the result is made of.
+    """
+    config = dict(plan.donor.raw)
+    layers = plan.donor.config.layers
+    for key, value in config.items():
+        if isinstance(value, list) and len(value) == layers and _is_per_layer(key):
+            config[key] = [_entry(model.raw, key, layer) for model, layer in plan.layer_origins]
+        elif key in _LAYER_COUNTS:
+            config[key] = plan.layers
+    config["tie_word_embeddings"] = plan.tied
+    config.pop("torch_dtype", None)
+    config["dtype"] = plan.dtype
+    return config
+
+
+def card(spec: MergeSpec, plan: MergePlan, recipe: str) -> str:
+    """Return the model card: what it was made from and how, with the recipe to make it again."""
+    parents = "\n".join(f"- {parent}" for parent in plan.parents)
+    return f"""---
+library_name: transformers
+tags:
+- merge
+---
+# {spec.name}
+
+{spec.title[:1].upper()}{spec.title[1:]}. {plan.size_words}.
+
+The method is `{plan.method.name}` ({plan.method.source}). Arithmetic was float32, rounded once at the end.
+
+## Made from
+
+{parents}
+
+## Recipe
+
+It is kept beside this file as `mergekit_config.yml`.
+
+```yaml
+{recipe}```
+"""
+
+
+def _is_per_layer(key: str) -> bool:
+    return key.startswith("layer") or key.endswith(("_layers", "_layer_types", "_pattern"))
+
+
+def _entry(config: Mapping[str, Any], key: str, layer: int) -> Any:
+    values = config.get(key)
+    if isinstance(values, list) and layer < len(values):
+        return values[layer]
+    raise ValueError(f"config.json has no {key!r} for layer {layer}")

@@ -1,0 +1,169 @@
+"""Reads models' values in float32 chunks from mapped files, and lets go of the pages afterwards.
+
+Knows how an adapter is folded in: W + scale * B @ A, for the rows of the chunk at hand.
+"""
+
+import mmap
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lab.core.errors import JobFailed
+from lab.merge.ingredients import Fold
+from lab.merge.plan import OutputTensor, Part
+from lab.models.headers import TensorInfo
+from lab.models.weights import DTYPES
+
+CHUNK = 1 << 18
+"""Elements merged in one go: a few such rows of float32 stay in the processor's cache."""
+
+_ROW_GAP = 1040  # keeps rows of a power of two from falling on the same lines of the cache
+
+
+class Reader:
+    """Maps weight files and gives views of their tensors. Threads may share one."""
+
+    def __init__(self) -> None:
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._lock = threading.Lock()
+
+    def flat(self, info: TensorInfo) -> Tensor:
+        """Return a tensor's values as they lie in the file, in one dimension."""
+        if not info.elements:
+            return torch.empty(0, dtype=DTYPES[info.dtype])
+        return torch.frombuffer(
+            self._map(info.file), dtype=DTYPES[info.dtype], count=info.elements, offset=info.start
+        )
+
+    def expect(self, info: TensorInfo) -> None:
+        """Ask the system to read a tensor ahead."""
+        self._advise(info, mmap.MADV_WILLNEED)
+
+    def drop(self, info: TensorInfo) -> None:
+        """Let go of a tensor's pages, so that memory stays bounded whatever the model's size."""
+        self._advise(info, mmap.MADV_DONTNEED)
+
+    def _advise(self, info: TensorInfo, advice: int) -> None:
+        start = info.start - info.start % mmap.PAGESIZE
+        if info.size_bytes:
+            self._map(info.file).madvise(advice, start, info.end - start)
+
+    def _map(self, file: Path) -> mmap.mmap:
+        with self._lock:
+            if file not in self._maps:
+                with file.open("rb") as handle:
+                    # Copy-on-write, because torch warns about buffers that it may not write to.
+                    self._maps[file] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+            return self._maps[file]
+
+
+class Scratch:
+    """The buffers of one thread, used again for every chunk of every tensor.
+
+    Attributes:
+        rows: a row for each model. Shape (models, CHUNK), float32.
+        base: the base's values at the current chunk. Shape (CHUNK,), float32.
+        merged: room for the result in float32. Shape (CHUNK,).
+    """
+
+    def __init__(self, models: int) -> None:
+        self.rows = torch.empty(models, CHUNK + _ROW_GAP)[:, :CHUNK]
+        self.base = torch.empty(CHUNK)
+        self.merged = torch.empty(CHUNK)
+        self._rounded: dict[torch.dtype, Tensor] = {}
+
+    def rounded(self, dtype: torch.dtype) -> Tensor:
+        """Return room for a chunk in the result's dtype."""
+        if dtype not in self._rounded:
+            self._rounded[dtype] = torch.empty(CHUNK, dtype=dtype)
+        return self._rounded[dtype]
+
+
+class TensorStack:
+    """One tensor in all its models, as the chunks that merge methods read (`registry.Stack`).
+
+    While a chunk is being used, `base` holds the base's values of the same place.
+
+    Args:
+        tensor: what is merged.
+        reader: where values come from.
+        scratch: the buffers to read into.
+        tick: called before each chunk; may raise to stop.
+    """
+
+    def __init__(
+        self, tensor: OutputTensor, reader: Reader, scratch: Scratch, tick: Callable[[], None]
+    ) -> None:
+        self._tensor, self._scratch, self._tick = tensor, scratch, tick
+        self._inputs = [_Values(part, reader) for part in tensor.inputs]
+        self._base = _Values(tensor.base, reader) if tensor.base else None
+        self._is_checked = False
+        self.base: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor in one model."""
+        return self._tensor.shape
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Start a pass: deltas where there is a base, values where there is none.
+
+        Raises:
+            JobFailed: a model holds a NaN or an infinity in this tensor.
+        """
+        total = self._tensor.elements
+        for start in range(0, total, CHUNK):
+            self._tick()
+            size = min(CHUNK, total - start)
+            rows = self._scratch.rows[: len(self._inputs), :size]
+            for values, row in zip(self._inputs, rows, strict=True):
+                self._read(values, start, row)
+            if self._base:
+                self.base = self._scratch.base[:size]
+                self._read(self._base, start, self.base)
+                rows.sub_(self.base)
+            yield rows
+        self._is_checked = True
+
+    def _read(self, values: "_Values", start: int, row: Tensor) -> None:
+        values.read(start, row)
+        # A sum is finite only when all numbers are; where finite numbers overflow it, the exact test decides.
+        if not self._is_checked and not row.sum().isfinite() and not row.isfinite().all():
+            raise JobFailed(
+                "not_finite",
+                f"{values.part.model.ref} holds NaN or infinite values in {values.part.tensor}. "
+                "Every weight of a merge is a finite number. The model was damaged while it was trained or "
+                "saved: choose another one.",
+            )
+
+
+class _Values:
+    """One model's values of one tensor, an adapter's change included."""
+
+    def __init__(self, part: Part, reader: Reader) -> None:
+        self.part = part
+        self._flat = reader.flat(part.info)
+        fold = part.model.folds.get(part.tensor)
+        self._fold = _Folding(fold, reader) if fold else None
+
+    def read(self, start: int, row: Tensor) -> None:
+        row.copy_(self._flat[start : start + len(row)])
+        if self._fold:
+            self._fold.add_to(row, start)
+
+
+class _Folding:
+    """The change of an adapter in one matrix, row by row."""
+
+    def __init__(self, fold: Fold, reader: Reader) -> None:
+        self._down = reader.flat(fold.down).view(fold.down.shape).float()  # (rank, columns)
+        self._up = reader.flat(fold.up).view(fold.up.shape).float() * fold.scale  # (rows, rank)
+
+    def add_to(self, row: Tensor, start: int) -> None:
+        columns = self._down.shape[1]
+        first, last = start // columns, -(-(start + len(row)) // columns)
+        change = (self._up[first:last] @ self._down).flatten()  # whole matrix rows around the chunk
+        row.add_(change[start - first * columns :][: len(row)])

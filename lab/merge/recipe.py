@@ -1,0 +1,338 @@
+"""mergekit's YAML, in and out: the text that a page takes and gives, and the command line reads.
+
+Knows the language for the methods that we have, and says in a sentence what it can't do. The YAML is
+read without aliases, tags or keys given twice, so a small text can't become a large value.
+"""
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, NoReturn
+
+import yaml
+
+from lab.core.errors import BadInput, UnknownName
+from lab.merge.parameters import Filtered, Setting
+from lab.merge.registry import MergeMethod, merge_methods
+from lab.merge.spec import MergeSpec, Slice, Source
+
+MOST_BYTES = 256 << 10
+
+TOP_KEYS = ("models", "slices", "merge_method", "base_model", "dtype", "out_dtype", "parameters")
+MODEL_KEYS = ("model", "parameters")
+SOURCE_KEYS = ("model", "layer_range", "parameters")
+SLICE_KEYS = ("sources", "base_model", "parameters")
+
+UNSUPPORTED = {
+    "modules": "Models of several modules, such as vision with text, can't be merged here.",
+    "tokenizer": "Vocabularies are not rebuilt: all models need the same tokenizer.",
+    "tokenizer_source": "Vocabularies are not rebuilt: all models need the same tokenizer.",
+    "chat_template": "The base's chat template is kept.",
+}
+"""Keys of mergekit's language that the lab doesn't have, and why."""
+
+ELSEWHERE = (
+    *("nuslerp", "multislerp", "karcher", "dare_ties", "dare_linear", "breadcrumbs", "breadcrumbs_ties"),
+    *("della", "della_linear", "model_stock", "nearswap", "arcee_fusion", "ram", "ramplus_tl"),
+)
+"""mergekit's methods that the lab doesn't have yet."""
+
+NO_EFFECT = {
+    "int8_mask": None,
+    "density": "task_arithmetic",
+    "rescale": "task_arithmetic",
+}
+"""Parameters that change nothing in mergekit either, and the only method they are dropped for."""
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def read_recipe(text: str, *, name: str, tell: Callable[[str], None] = lambda _: None) -> MergeSpec:
+    """Read a recipe in mergekit's YAML.
+
+    Args:
+        text: the YAML, up to 256 KiB.
+        name: the merged model's name; the language has none.
+        tell: is told what was left out because it changes nothing.
+
+    Raises:
+        BadInput: the text is no recipe, or asks for what the lab doesn't have; names the key's path.
+        ValidationError: a value doesn't fit.
+    """
+    recipe = _table(_parse(text), "")
+    for key, why in UNSUPPORTED.items():
+        if key in recipe and recipe[key] is not None:
+            raise BadInput(f"The recipe has {key!r}. {why}", "", f"Take {key!r} out.", field=key)
+    _known(recipe, TOP_KEYS, "")
+    method = _method(recipe)
+    fields: dict[str, Any] = {
+        key: recipe[key] for key in ("dtype", "out_dtype") if recipe.get(key) is not None
+    }
+    if recipe.get("base_model") is not None:
+        fields["base_model"] = _model(recipe["base_model"], "base_model")
+    return MergeSpec.model_validate(
+        {
+            **fields,
+            "name": name,
+            "method": method.name,
+            "parameters": _parameters(recipe, "", method, tell),
+            "models": [
+                _source(item, f"models.{i}", MODEL_KEYS, method, tell)
+                for i, item in enumerate(_list(recipe, "models", ""))
+            ],
+            "slices": [
+                _slice(item, f"slices.{i}", method, tell)
+                for i, item in enumerate(_list(recipe, "slices", ""))
+            ],
+        }
+    )
+
+
+def write_recipe(spec: MergeSpec) -> str:
+    """Write a merge as mergekit's YAML. The name is left out: the language has none."""
+    recipe: dict[str, Any] = {}
+    if spec.models:
+        recipe["models"] = [_written_source(source) for source in spec.models]
+    else:
+        recipe["slices"] = [_written_slice(part) for part in spec.slices]
+    recipe["merge_method"] = spec.method
+    for key in ("base_model", "dtype", "out_dtype"):
+        if (value := getattr(spec, key)) is not None:
+            recipe[key] = value
+    if spec.parameters:
+        recipe["parameters"] = _written(spec.parameters)
+    return str(
+        yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
+    )
+
+
+class _Unread(yaml.MarkedYAMLError):
+    """Something that YAML has and recipes haven't."""
+
+    def __init__(self, problem: str, mark: Any) -> None:
+        super().__init__(problem=problem, problem_mark=mark)
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader of plain values: no aliases, no tags, no key twice, no dates."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise _Unread("anchors (&) and aliases (*) are not read", event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise _Unread("tags (!) are not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                mark = node.value[place][0].start_mark
+                raise _Unread(f"the key {key!r} appears twice", mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":merge", ":value"))
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _parse(text: str) -> Any:
+    size = len(text.encode("utf-8", "replace"))
+    if size > MOST_BYTES:
+        _refuse(f"it has {size:,} bytes; at most {MOST_BYTES:,} are read")
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  it is a safe loader, made stricter
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        _refuse(f"{error.problem}{f', line {mark.line + 1}' if mark else ''}")
+    except (yaml.YAMLError, ValueError) as error:
+        _refuse(str(error).splitlines()[0])
+    except RecursionError:
+        _refuse("it is nested too deeply")
+
+
+def _refuse(why: str) -> NoReturn:
+    raise BadInput(
+        f"The recipe can't be read: {why}.",
+        "A recipe is YAML as mergekit has it, with models or slices and a merge_method.",
+        "Mend the text, or start from the form.",
+        field="recipe",
+    )
+
+
+def _table(value: object, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise BadInput(
+            f"{path or 'The recipe'} is {_seen(value)}.",
+            "It is a table of keys and values.",
+            "Look at the indentation.",
+            field=path or "recipe",
+        )
+    return value
+
+
+def _list(table: Mapping[str, Any], key: str, path: str) -> list[Any]:
+    value = table.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        field = _join(path, key)
+        raise BadInput(
+            f"{field} is {_seen(value)}.", "It is a list.", "Start each item with a dash.", field=field
+        )
+    return value
+
+
+def _known(table: Mapping[str, Any], known: Iterable[str], path: str) -> None:
+    for key in table:
+        if key not in known:
+            raise UnknownName.among("key", key, known).at(_join(path, key))
+
+
+def _method(recipe: Mapping[str, Any]) -> MergeMethod:
+    name = recipe.get("merge_method")
+    if not isinstance(name, str):
+        raise BadInput(
+            "The recipe has no merge_method.",
+            f"Known: {', '.join(merge_methods)}.",
+            "Name one.",
+            field="merge_method",
+        )
+    if name in ELSEWHERE:
+        raise BadInput(
+            f"mergekit has the method {name!r}; the lab doesn't have it yet.",
+            f"Known: {', '.join(merge_methods)}.",
+            "Choose one of these.",
+            field="merge_method",
+        )
+    try:
+        return merge_methods[name]
+    except UnknownName as error:
+        raise error.at("merge_method") from None
+
+
+def _source(
+    item: object, path: str, keys: Iterable[str], method: MergeMethod, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    table = _table(item, path)
+    _known(table, keys, path)
+    if "model" not in table:
+        raise BadInput(
+            f"{path} has no model.", "Each item names its model.", "Add `model:`.", field=f"{path}.model"
+        )
+    source = {
+        "model": _model(table["model"], f"{path}.model"),
+        "parameters": _parameters(table, path, method, tell),
+    }
+    if table.get("layer_range") is not None:
+        source["layer_range"] = table["layer_range"]
+    return source
+
+
+def _slice(item: object, path: str, method: MergeMethod, tell: Callable[[str], None]) -> dict[str, Any]:
+    table = _table(item, path)
+    _known(table, SLICE_KEYS, path)
+    sources = _list(table, "sources", path)
+    part: dict[str, Any] = {
+        "sources": [
+            _source(source, f"{path}.sources.{i}", SOURCE_KEYS, method, tell)
+            for i, source in enumerate(sources)
+        ],
+        "parameters": _parameters(table, path, method, tell),
+    }
+    if table.get("base_model") is not None:
+        part["base_model"] = _model(table["base_model"], f"{path}.base_model")
+    return part
+
+
+def _model(value: object, path: str) -> str:
+    """Return a model's name or folder; mergekit's long form has it under model.path."""
+    if isinstance(value, dict):
+        _known(value, ("model",), path)
+        inner = _table(value.get("model"), f"{path}.model")
+        _known(inner, ("path",), f"{path}.model")
+        value = inner.get("path")
+    if not isinstance(value, str) or not value:
+        raise BadInput(
+            f"{path} is {_seen(value)}.",
+            "It is a model's name or folder.",
+            "Put quotes around it.",
+            field=path,
+        )
+    return value
+
+
+def _parameters(
+    table: Mapping[str, Any], path: str, method: MergeMethod, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    if table.get("parameters") is None:
+        return {}
+    field = _join(path, "parameters")
+    kept = {}
+    for key, value in _table(table["parameters"], field).items():
+        if key not in method.parameters and key in NO_EFFECT and NO_EFFECT[key] in (None, method.name):
+            tell(f"{field}.{key} is left out: it has no effect on the result of {method.name}.")
+        elif key not in method.parameters:
+            raise UnknownName.among(f"parameter of {method.name}", key, method.parameters).at(
+                f"{field}.{key}"
+            )
+        else:
+            kept[key] = _value(value, f"{field}.{key}")
+    return kept
+
+
+def _value(value: object, path: str) -> object:
+    """Return a parameter's value with numbers as numbers: YAML reads 1e-5 as a text."""
+    if isinstance(value, list):
+        return [_value(item, f"{path}.{i}") for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        _known(_table(value, path), ("filter", "value"), path)
+        return {
+            key: item if key == "filter" else _value(item, f"{path}.value") for key, item in value.items()
+        }
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    return value
+
+
+def _written_source(source: Source) -> dict[str, Any]:
+    item: dict[str, Any] = {"model": source.model}
+    if source.layer_range is not None:
+        item["layer_range"] = list(source.layer_range)
+    if source.parameters:
+        item["parameters"] = _written(source.parameters)
+    return item
+
+
+def _written_slice(part: Slice) -> dict[str, Any]:
+    item: dict[str, Any] = {"sources": [_written_source(source) for source in part.sources]}
+    if part.base_model is not None:
+        item["base_model"] = part.base_model
+    if part.parameters:
+        item["parameters"] = _written(part.parameters)
+    return item
+
+
+def _written(parameters: Mapping[str, Setting]) -> dict[str, Any]:
+    return {name: _plain(setting) for name, setting in parameters.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Filtered):
+        filtered = {} if value.filter is None else {"filter": value.filter}
+        return {**filtered, "value": _plain(value.value)}
+    return value
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _seen(value: object) -> str:
+    return "empty" if value is None else f"{str(value)[:60]!r}"
