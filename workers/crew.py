@@ -127,7 +127,6 @@ class Crew:
         self._plan = plan
         self._children: dict[int, Child] = {}
         self._lock = threading.Lock()
-        self._closed = False
         multiprocessing.get_context("forkserver").set_forkserver_preload(list(plan.preload))
 
     def child(self, slot: int) -> Child:
@@ -148,8 +147,7 @@ class Crew:
 
     def refill(self, slot: int) -> None:
         """Make the next child of a place ready."""
-        if not self._closed:
-            self.child(slot)
+        self.child(slot)
 
     def models(self) -> tuple[str, ...]:
         """Return what the children hold in memory."""
@@ -158,7 +156,6 @@ class Crew:
 
     def close(self) -> None:
         """End every child that waits for a job."""
-        self._closed = True
         with self._lock:
             for child in self._children.values():
                 child.kill()

@@ -44,16 +44,16 @@ class Failpoints:
         """
         if not text:
             return cls()
-        place, *middle, deed = text.split(":")
-        nth = middle[0] if middle else "0"
-        if place not in PLACES or deed not in DEEDS or len(middle) > 1 or not nth.isdigit():
+        place, _, rest = text.partition(":")
+        nth, _, deed = rest.rpartition(":")
+        if place not in PLACES or deed not in DEEDS or not (nth or "0").isdigit():
             raise BadInput(
                 f"LABFAIL is {text!r}.",
                 f"It is name[:nth]:deed with a name of {', '.join(PLACES)} and a deed of {', '.join(DEEDS)}.",
                 "Unset it, unless you test faults.",
                 field="LABFAIL",
             )
-        return cls(place, int(nth), deed, data / f"failpoint-{place}")
+        return cls(place, int(nth or 0), deed, data / f"failpoint-{place}")
 
     def reach(self, place: str) -> None:
         """Pass a named place; where it is the failpoint and its time has come, do the deed."""

@@ -5,11 +5,14 @@ The only place of the project that catches every exception.
 
 import shutil
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
-from lab.core.errors import Fenced, LabError
+from lab.core.errors import BadInput, ControlFlow, Fenced, LabError
 from lab.core.events import EventBuffer
 from lab.core.store import Success
 from lab.core.store.rows import JobRow
@@ -18,6 +21,10 @@ from workers.bench import Bench
 from workers.endings import Ending, ending_of
 from workers.orders import Asked
 from workers.publishing import Shipment
+
+RETRY_SECONDS = 0.5
+
+T = TypeVar("T")
 
 
 def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> None:
@@ -28,12 +35,14 @@ def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> None:
     row = bench.store.jobs.get(job_id)
     if row.attempt != attempt:
         return
-    events = EventBuffer(partial(bench.store.jobs.append, job_id, attempt))
+    events = EventBuffer(
+        lambda batch: _patiently(asked, partial(bench.store.jobs.append, job_id, attempt, batch))
+    )
     job = _attempt_of(bench, row, asked, events)
     try:
         success = _work(bench, job)
         events.close()
-        bench.store.jobs.succeed(job_id, attempt, success)
+        _patiently(asked, partial(bench.store.jobs.succeed, job_id, attempt, success))
     except Fenced:
         return
     except BaseException as error:  # noqa: BLE001  whatever a job raises is its ending
@@ -41,6 +50,23 @@ def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> None:
             events.close()
         _end(bench, row, ending_of(error), error)
     _clear(bench, job_id)
+
+
+def _patiently(asked: Asked, write: Callable[[], T]) -> T:
+    """Write to the store; while it does not answer, wait and try again as long as the lease lasts.
+
+    Raises:
+        Fenced: the lease ended meanwhile, or another attempt owns the job.
+    """
+    while True:
+        try:
+            return write()
+        except (BadInput, ControlFlow):
+            raise
+        except LabError as error:
+            if time.monotonic() > asked.held_until:
+                raise Fenced("The store did not answer until the lease ended.") from error
+            time.sleep(RETRY_SECONDS)
 
 
 def _attempt_of(bench: Bench, row: JobRow, asked: Asked, events: EventBuffer) -> Attempt:

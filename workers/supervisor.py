@@ -87,7 +87,7 @@ class Supervisor:
         watch = Watch(row, child, renewed=began, last_seq=row.last_seq, last_word=began, threads=threads)
         try:
             child.send(watch.order("run", began))
-            self._crew.refill(place)
+            self._refill(place)
             while not child.wait_until_done(row.id, row.attempt, self._plan.poll_seconds):
                 self._look_after(watch)
             self._bury(watch)
@@ -96,7 +96,7 @@ class Supervisor:
         finally:
             if not self._plan.keeps_engine:
                 child.see_off()
-            self._crew.refill(place)
+            self._refill(place)
 
     def _look_after(self, watch: Watch) -> None:
         """Renew the lease when it is time, and act on what the row says.
@@ -165,6 +165,10 @@ class Supervisor:
 
     def _how_it_ended(self, child: Child) -> str:
         return "it ended without a result" if child.is_alive else child.words_for_end()
+
+    def _refill(self, place: int) -> None:
+        if not self.stopping.is_set():
+            self._crew.refill(place)
 
     def _share(self) -> int:
         return share_of_threads(self._settings, len(self._store.jobs.running()))

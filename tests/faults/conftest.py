@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,7 +126,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     yield lab
     for process in lab.consumers:
         for one in family(psutil.Process(process.pid)) if process.poll() is None else []:
-            one.kill()
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         process.wait()
         assert process.stdin is not None
         process.stdin.close()

@@ -19,8 +19,8 @@ def main() -> None:
         preload=("toy_kind", "workers.bench", "workers.runner"),
         poll_seconds=0.05,
         grace_seconds=1.0,
-        shutdown_seconds=3.0,
-        stall_seconds=3.0,
+        shutdown_seconds=1.5,
+        stall_seconds=1.5,
         stale_seconds=0.3,
         reap_seconds=0.2,
     )

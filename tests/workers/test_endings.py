@@ -1,0 +1,79 @@
+"""Every way an attempt can end is told in words."""
+
+import errno
+
+import pytest
+from pydantic import ValidationError
+
+from lab.core.errors import BadInput, Cancelled, JobFailed, NotFound, Released
+from lab.core.spec import JobSpec
+from workers.endings import ending_of, words_for_exit
+
+
+class Narrow(JobSpec):
+    steps: int
+
+
+def refused() -> ValidationError:
+    with pytest.raises(ValidationError) as caught:
+        Narrow.model_validate({"kind": "x", "steps": "many"})
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("error", "verb", "code"),
+    [
+        (Cancelled(), "cancelled", ""),
+        (Released(), "released", ""),
+        (BadInput("a"), "failed", "bad_input"),
+        (NotFound("gone"), "failed", "bad_input"),
+        (JobFailed("nan_loss", "The loss is not a number."), "failed", "nan_loss"),
+        (OSError(errno.ENOSPC, "No space left on device"), "failed", "disk_full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "failed", "disk_full"),
+        (Exception('I/O error: Os { code: 28, kind: StorageFull, message: "..." }'), "failed", "disk_full"),
+        (MemoryError(), "failed", "out_of_memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "failed", "out_of_memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "failed", "out_of_memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+            "failed",
+            "out_of_memory",
+        ),
+        (OSError(errno.EACCES, "Permission denied"), "failed", "internal"),
+        (KeyError("memory"), "failed", "internal"),
+        (KeyboardInterrupt(), "failed", "internal"),
+    ],
+)
+def test_an_exception_is_an_ending(error: BaseException, verb: str, code: str) -> None:
+    ending = ending_of(error)
+    assert (ending.verb, ending.code) == (verb, code)
+
+
+def test_bad_input_keeps_its_sentences_and_its_field() -> None:
+    ending = ending_of(BadInput("We saw 3.", "We expected 4.", "Write 4.", field="steps"))
+    assert (ending.text, ending.field) == ("We saw 3. We expected 4. Write 4.", "steps")
+
+
+def test_a_refused_spec_names_the_field() -> None:
+    ending = ending_of(refused())
+    assert (ending.code, ending.field) == ("bad_input", "steps")
+    assert ending.text.startswith("steps: ")
+
+
+def test_a_bug_tells_its_owner_nothing_of_the_inside() -> None:
+    assert "secret" not in ending_of(KeyError("secret")).text
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "words"),
+    [
+        (-9, "its process was killed (SIGKILL)"),
+        (-11, "its process was killed (SIGSEGV)"),
+        (-200, "its process was killed (signal 200)"),
+        (3, "its process ended with code 3"),
+        (0, "its process ended with code 0"),
+        (None, "its process did not end"),
+    ],
+)
+def test_an_exit_code_is_told_in_words(exit_code: int | None, words: str) -> None:
+    assert words_for_exit(exit_code) == words
