@@ -100,10 +100,15 @@ def test_a_file_may_be_replaced_but_not_a_folder(tmp_path):
         check_out_file(tmp_path)
 
 
-def test_the_work_folder_goes_whatever_happens(tmp_path):
-    with pytest.raises(KeyboardInterrupt), work_beside(tmp_path / "out") as work:
+def interrupted(out: Path) -> None:
+    with work_beside(out) as work:
         (work / "half").write_text("x")
         raise KeyboardInterrupt
+
+
+def test_the_work_folder_goes_whatever_happens(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,8 +13,6 @@ from lab.score.likelihood import Passages, Tokens, batches, log_likelihoods
 from lab.score.metric import ChoiceLikelihoods, Reads, TextLikelihood
 from lab.score.tasks import Document, Question
 
-NO_LIMIT = 1 << 30
-
 Item = Question | Document
 
 
@@ -42,7 +40,7 @@ class Reader:
 
     Attributes:
         model, tokenizer: loaded by transformers.
-        window: tokens to show it at once; its own context bounds it.
+        window: tokens to show it at once; not above its context.
     """
 
     model: Any
@@ -55,8 +53,7 @@ class Reader:
         Raises:
             JobFailed: an item can't be fitted into the window.
         """
-        own = getattr(self.model.config.get_text_config(), "max_position_embeddings", NO_LIMIT)
-        tokens = Tokens(self.tokenizer, min(self.window, own))
+        tokens = Tokens(self.tokenizer, self.window)
         passages = [_passages(tokens, number, item) for number, item in enumerate(task.items, 1)]
         return Preparation(self.model, task, passages)
 

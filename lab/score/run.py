@@ -7,14 +7,14 @@ model has read is kept in the job's folder, so that a job that starts again goes
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lab.core.job import Job, Outcome
-from lab.models.runtime import load
+from lab.models.runtime import Source, load
 from lab.score.metric import ChoiceLikelihoods, Metric, Score, TextLikelihood, metrics
 from lab.score.reading import Finding, Preparation, Reader, Task
 from lab.score.spec import ScoreSpec
@@ -99,8 +99,9 @@ class Board:
     def _read(self, model: str) -> bool:
         """Read all tasks with one model; False when it was stopped before the end."""
         self.job.breathe()
-        loaded = load(self.job.model(model), device=self.job.device.torch, dtype=self.spec.dtype)
-        reader = Reader(loaded.model, loaded.tokenizer, self.spec.context_tokens)
+        device = replace(self.job.device, dtype=self.spec.dtype)
+        loaded = load(Source.find(model, self.job), device)
+        reader = Reader(loaded.model, loaded.tokenizer, min(self.spec.context_tokens, loaded.context))
         ready = [reader.prepare(task) for task in self.tasks]
         done, total = 0, sum(item.tokens for item in ready)
         for preparation in ready:

@@ -41,12 +41,12 @@ def test_a_truncated_model_is_refused(shelf, tmp_path, bench):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(BadInput, match="model.safetensors") as caught:
+    with pytest.raises(BadInput, match=r"model\.safetensors") as caught:
         check(ScoreSpec(models=("cut",)), replace(shelf, places={"cut": tmp_path}))
     assert caught.value.field == "models"
 
 
 def test_a_model_too_large_for_the_memory_is_refused_with_a_way_out(shelf):
-    with pytest.raises(BadInput, match="base needs about 1.0 GiB .* Score in bfloat16") as caught:
+    with pytest.raises(BadInput, match=r"base needs about 1\.0 GiB .* Score in bfloat16") as caught:
         check(ScoreSpec(models=("base",)), replace(shelf, memory=1 << 30))
     assert caught.value.field == "models"

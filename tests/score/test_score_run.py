@@ -152,7 +152,7 @@ def test_an_attempt_goes_on_with_the_model_that_was_not_read(job, monkeypatch):
 
     load = module.load
     monkeypatch.setattr(
-        module, "load", lambda folder, *a, **k: (loaded.append(folder.name), load(folder, *a, **k))[1]
+        module, "load", lambda source, device: (loaded.append(source.name), load(source, device))[1]
     )
     assert run(spec, job).summary == whole
     assert loaded == ["pirate"]
