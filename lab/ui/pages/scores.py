@@ -122,7 +122,14 @@ class _Scores:
     def _newest(self, chosen: Sequence[str], who: Who) -> JobRow | None:
         """Return the newest score job of this person over any of the chosen models."""
         jobs = self.services.store.jobs.list(owner=who.name, kinds=["score"], limit=20)
-        return next((job for job in jobs if set(chosen) & set(job.spec.get("models", ()))), None)
+        return next(
+            (
+                job
+                for job in jobs
+                if job.state != "cancelled" and set(chosen) & set(job.spec.get("models", ()))
+            ),
+            None,
+        )
 
     def _live_figures(self, job: JobRow | None) -> Mapping[str, float]:
         if job is None or job.state not in LIVE:
