@@ -22,9 +22,21 @@ def _prepare(folder: Path, spec: TuneSpec, device: Device) -> Any:
         bnb_4bit_compute_dtype=getattr(torch, device.dtype),
     )
     model = load_base(folder, device.dtype, quantization_config=nf4, device_map={"": device.torch})
+    _keep_gradients_after_evaluation(model)
     # The loop switches activation checkpointing on where the plan asks for it.
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return attach_lora(model, spec)
+
+
+def _keep_gradients_after_evaluation(model: Any) -> None:
+    """Stop bitsandbytes 0.50.2 from repacking weights on CPUs with AVX512-BF16.
+
+    The first evaluation would repack every 4-bit layer for a kernel without a backward pass; training
+    after it goes on without a word, and no gradient reaches the layers below.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _fold(base: Path, adapter: Path, target: Path) -> None:

@@ -1,0 +1,36 @@
+"""The datasets that ship with the lab: written for it, small, each visible in a model after a minute or two."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One dataset that ships with the lab.
+
+    Attributes:
+        name: what it is called in the lab.
+        path: its JSONL file.
+        words: what a model learns from it, one sentence.
+    """
+
+    name: str
+    path: Path
+    words: str
+
+
+def sample_datasets() -> tuple[Sample, ...]:
+    """Return the datasets that ship with the lab."""
+    folder = Path(__file__).parent
+    return (
+        Sample(
+            "pirate",
+            folder / "pirate.jsonl",
+            "Everyday questions answered in the voice of a pirate: the model's tone changes, arr.",
+        ),
+        Sample(
+            "sums",
+            folder / "sums.jsonl",
+            "Small additions answered in one fixed form: the model's format changes to 'The sum is 12 + 7 = 19.'",
+        ),
+    )
