@@ -20,8 +20,8 @@ LOG_BYTES = 20_000
 MOST_EVENTS = 200
 
 
-def row(job: JobRow, now: float, detail: str = "") -> str:
-    """Return one job of the list; with a detail it is drawn open."""
+def row(job: JobRow, now: float, made: Sequence[str] = (), detail: str = "") -> str:
+    """Return one job of the list, with the models that it made; with a detail it is drawn open."""
     is_open = "lab-open" if detail else ""
     inside = f'<div class="lab-job-detail">{detail}</div>' if detail else ""
     return (
@@ -32,7 +32,7 @@ def row(job: JobRow, now: float, detail: str = "") -> str:
         f'<span><span class="lab-job-title">{esc(job.title)}</span><br>'
         f'<span class="lab-muted lab-small">{esc(job.kind)} · {esc(person_words(job.owner))}</span></span>'
         f'<span class="lab-muted lab-small">{_since(job, now)}</span>'
-        f"<span>{_how_far(job)}</span>"
+        f"<span>{_how_far(job, made)}</span>"
         f'<span class="lab-chevron" aria-hidden="true">›</span></button>{inside}</section>'
     )
 
@@ -117,36 +117,30 @@ def read_logs(folder: Path) -> str:
     return "\n".join(parts)
 
 
-def live_card(job: JobRow) -> str:
-    """Return a job's progress with its buttons, for the page that started it."""
+def live_card(job: JobRow, links: str = "") -> str:
+    """Return a job's progress with its buttons, for the page that started it; links lead to its result."""
     return (
         f'<div class="lab-card lab-list" style="gap:12px" data-job="{esc(job.id)}">'
         f'<div class="lab-buttons">{widgets.state_badge(job)}'
         f'<span class="lab-job-title lab-break">{esc(job.title)}</span></div>'
         f"{widgets.progress_line(job) if not job.is_terminal else ''}{widgets.failure(job)}"
-        f'<div class="lab-buttons">{buttons(job)}'
+        f'<div class="lab-buttons">{links}{buttons(job)}'
         f'<a class="lab-button" href="?view=jobs&amp;job={esc(job.id)}">Open in Jobs</a></div></div>'
     )
-
-
-def made(job: JobRow) -> list[str]:
-    """Return the names of the models that a job published."""
-    names = job.result.get("models", [])
-    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _since(job: JobRow, now: float) -> str:
     return f"{esc(ago(job.created, now))}"
 
 
-def _how_far(job: JobRow) -> str:
+def _how_far(job: JobRow, made: Sequence[str]) -> str:
     if not job.is_terminal:
         return widgets.progress_line(job)
     if job.state == "failed":
         return f'<span class="lab-small lab-problem">{esc(_first_sentence(job.error_text or ""))}</span>'
     span = (job.finished or job.created) - (job.started or job.created)
     words = f"took {duration(span)}" if job.started else "before it started"
-    made_words = f" · made {', '.join(made(job))}" if made(job) else ""
+    made_words = f" · made {', '.join(made)}" if made else ""
     return f'<span class="lab-muted lab-small lab-break">{esc(words + made_words)}</span>'
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from lab.core.store.rows import JobRow, ModelRow, ScoreRow
 from lab.models.catalog import CatalogEntry
 from lab.ui import widgets
+from lab.ui.modelview import compare_link
 from lab.ui.widgets import esc
 from lab.ui.words import ago, count, listed, size
 
@@ -125,12 +126,7 @@ def _files(files: Sequence[tuple[str, int]]) -> str:
 
 
 def _actions(row: ModelRow, *, may_delete: bool) -> str:
-    others = ",".join(dict.fromkeys([*row.parents, row.name][-4:]))
-    links = (
-        [f'<a class="lab-button" href="?view=compare&amp;models={esc(others)}">Compare with its parents</a>']
-        if row.parents
-        else []
-    )
+    links = [compare_link(row)] if row.parents else []
     if row.kind != "adapter":
         links.append(f'<a class="lab-button" href="?view=finetune&amp;base={esc(row.name)}">Fine-tune</a>')
     if may_delete:

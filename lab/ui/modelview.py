@@ -6,6 +6,7 @@ from lab.core.store import Store
 from lab.core.store.rows import ModelRow
 from lab.ui.services import Who
 from lab.ui.transcript import Head
+from lab.ui.widgets import esc
 from lab.ui.words import listed
 
 HOUSE = "lab"
@@ -32,3 +33,22 @@ def heads(rows: Iterable[ModelRow], chosen: Sequence[str]) -> list[Head]:
 def origin(row: ModelRow) -> str:
     """Say where a model comes from: how it was made, or else from whom."""
     return row.words or (f"from {listed(row.parents)}" if row.parents else row.kind)
+
+
+def free_name(wish: str, taken: Sequence[str]) -> str:
+    """Return a name that no model has: the wish, or the wish with the next free number."""
+    if wish not in taken:
+        return wish
+    return next(name for number in range(2, len(taken) + 3) if (name := f"{wish}-{number}") not in taken)
+
+
+def compare_link(row: ModelRow, words: str = "Compare with its parents", look: str = "") -> str:
+    """Return a link to the Compare page with a model and its parents chosen."""
+    chosen = ",".join(dict.fromkeys([*row.parents[-3:], row.name]))
+    return f'<a class="lab-button {look}" href="?view=compare&amp;models={esc(chosen)}">{esc(words)}</a>'
+
+
+def result_links(row: ModelRow) -> str:
+    """Return what to do next with a model that has just been made."""
+    card = f'<a class="lab-button" href="?view=models&amp;model={esc(row.name)}">Open {esc(row.name)}</a>'
+    return compare_link(row, look="lab-primary") + card

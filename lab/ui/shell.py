@@ -10,7 +10,7 @@ import gradio as gr
 
 from lab.core.store.rows import LIVE
 from lab.ui import theme, widgets
-from lab.ui.pages import compare, jobs, models
+from lab.ui.pages import compare, jobs, merge, models
 from lab.ui.redraw import Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services
 from lab.ui.words import listed
@@ -20,6 +20,7 @@ mount_options = theme.mount_options
 
 PAGES: tuple[tuple[str, str, Callable[[Services], None]], ...] = (
     ("models", "Models", models.build),
+    ("merge", "Merge", merge.build),
     ("compare", "Compare", compare.build),
     ("jobs", "Jobs", jobs.build),
 )

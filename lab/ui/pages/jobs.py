@@ -75,8 +75,15 @@ class _Jobs:
             return _EMPTY
         now = self.services.store.database.time()
         mine = self.services.who(request).name
+        models = self.services.store.models.list()
         rows = "".join(
-            jobview.row(job, now, self._detail(job, mine) if job.id == opened else "") for job in jobs
+            jobview.row(
+                job,
+                now,
+                [model.name for model in models if model.job_id == job.id],
+                self._detail(job, mine) if job.id == opened else "",
+            )
+            for job in jobs
         )
         address = f' data-address="job" data-value="{widgets.esc(opened)}"'
         return f'<div class="lab-card lab-table-card lab-list"{address}>{rows}</div>'

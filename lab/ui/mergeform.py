@@ -1,0 +1,166 @@
+"""From what stands in the merge form to a spec, and from a plan to the pictures beside the form. Pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lab.core.errors import BadInput, Problem
+from lab.merge.plan import MergePlan
+from lab.merge.recipe import read_recipe
+from lab.merge.registry import merge_methods
+from lab.merge.spec import MergeSpec, merge_of
+from lab.ui import charts, widgets
+from lab.ui.words import count, duration, size
+
+_RANGE = re.compile(r"^(?:(?P<model>[A-Za-z0-9._-]+)\s*:\s*)?(?P<first>\d+)\s*-\s*(?P<end>\d+)$")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The merge form as somebody filled it in.
+
+    Attributes:
+        method: the merge method's name.
+        inputs: model and weight of every row that has a model.
+        base: the base model, or nothing.
+        name: what to call the result.
+        dtype: its dtype, or nothing to keep the models'.
+        knobs: the chosen method's knobs.
+        ranges: layer ranges, one a line, for methods that stack layers.
+        recipe: mergekit YAML that replaces all of the above but the name; "" uses the form.
+    """
+
+    method: str
+    inputs: tuple[tuple[str, float], ...]
+    base: str | None = None
+    name: str = ""
+    dtype: Any = None
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    ranges: str = ""
+    recipe: str = ""
+
+    def spec(self) -> MergeSpec:
+        """Return the spec.
+
+        Raises:
+            ValidationError, BadInput: something doesn't fit; the field is named.
+        """
+        if self.recipe.strip():
+            return read_recipe(self.recipe, name=self.name)
+        if stacks_layers(self.method):
+            return self._stacked()
+        return merge_of(
+            self.method, self.inputs, name=self.name, base=self.base, knobs=self.knobs, dtype=self.dtype
+        )
+
+    def _stacked(self) -> MergeSpec:
+        if not self.inputs:
+            raise BadInput(
+                "No model is chosen.", "Layers are stacked from a model.", "Choose one.", field="models"
+            )
+        slices = read_ranges(self.ranges, self.inputs[0][0])
+        return MergeSpec.model_validate(
+            {
+                "name": self.name,
+                "method": self.method,
+                "slices": [
+                    {"sources": [{"model": model, "layer_range": layers}]} for model, layers in slices
+                ],
+                "parameters": dict(self.knobs),
+                "dtype": self.dtype,
+            }
+        )
+
+
+def stacks_layers(method: str) -> bool:
+    """Whether a method takes one model at a time, so that it can only stack layers."""
+    return merge_methods[method].models[1] == 1
+
+
+def solar_ranges(layers: int, drop: int) -> str:
+    """Return the ranges of SOLAR's depth up-scaling: 0 to n-m, then m to n."""
+    return f"0-{max(layers - drop, 1)}\n{min(drop, max(layers - 1, 0))}-{layers}"
+
+
+def read_ranges(text: str, model: str) -> list[tuple[str, tuple[int, int]]]:
+    """Read layer ranges, one a line: "0-24", or "other-model: 8-32"; the end is not included.
+
+    Args:
+        text: the lines.
+        model: the model of lines that name none.
+
+    Raises:
+        BadInput: a line is no range, or there is none.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        match = _RANGE.match(line.strip())
+        if match is None:
+            raise BadInput(
+                f"Line {number} of the layer ranges is {line.strip()[:40]!r}.",
+                "A range reads 0-24: the first layer, and the one after the last.",
+                "Mend the line.",
+                field="slices",
+            )
+        found.append((match["model"] or model, (int(match["first"]), int(match["end"]))))
+    if not found:
+        raise BadInput(
+            "There is no layer range.", "A range reads 0-24.", "Give at least one.", field="slices"
+        )
+    return found
+
+
+def plan_html(plan: MergePlan) -> str:
+    """Say what will come out: figures first, then what was checked."""
+    figures = widgets.figures(
+        [
+            ("Layers", str(plan.layers)),
+            ("Parameters", count(plan.parameters)),
+            ("On disk", f"{size(plan.size_bytes)}"),
+            ("Precision", plan.dtype),
+            ("Takes about", duration(max(round(plan.seconds), 1))),
+        ]
+    )
+    models = list(dict.fromkeys(plan.parents))
+    checks = [
+        f"{len(models)} models of one architecture: {', '.join(models)}",
+        f"{len(plan.tensors):,} tensors have the same shapes, and vocabularies match",
+        f"tokenizer and settings come from {plan.donor.ref}",
+        "the result fits on the disk",
+    ]
+    lines = "".join(f'<li class="lab-yes"><span>{widgets.esc(words)}</span></li>' for words in checks)
+    return f'{figures}<ul class="lab-checks" style="margin-top:16px">{lines}</ul>'
+
+
+def heat_map(plan: MergePlan) -> Any:
+    """Draw each model's weight in every layer of the plan."""
+    inputs = list(dict.fromkeys(part.model.ref for tensor in plan.tensors for part in tensor.inputs))
+    sums: dict[tuple[str, int], list[float]] = {}
+    for tensor in plan.tensors:
+        layer = _layer_of(tensor.name)
+        if layer is None:
+            continue
+        for part, weight in zip(tensor.inputs, tensor.weights, strict=True):
+            sums.setdefault((part.model.ref, layer), []).append(float(weight))
+    grid = [[_mean(sums.get((name, layer))) for layer in range(plan.layers)] for name in inputs]
+    return charts.layer_heat_map(inputs, grid)
+
+
+def problems_html(problems: Sequence[Problem]) -> str:
+    """Return what stands in the way, each with its field."""
+    lines = "".join(
+        f'<li class="lab-no"><span>{widgets.esc(problem.message)}</span></li>' for problem in problems
+    )
+    return f'<ul class="lab-checks" role="alert">{lines}</ul>'
+
+
+def _layer_of(tensor: str) -> int | None:
+    numbers = [part for part in tensor.split(".") if part.isdigit()]
+    return int(numbers[0]) if numbers else None
+
+
+def _mean(values: Sequence[float] | None) -> float | None:
+    return sum(values) / len(values) if values else None

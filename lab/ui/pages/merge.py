@@ -1,0 +1,352 @@
+"""The Merge page: models and a method on the left, what will come out on the right, the result in place."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import gradio as gr
+from pydantic import ValidationError
+
+from lab.core.errors import LabError, Problem, problems_of
+from lab.merge.recipe import write_recipe
+from lab.merge.registry import merge_methods
+from lab.merge.spec import Dtype
+from lab.ui import form, mergeform, modelview, widgets
+from lab.ui.pages.running import Running
+from lab.ui.redraw import every, only_changed, when_page_opens
+from lab.ui.services import Services
+
+MOST_INPUTS = 8
+_FIRST = "ties"
+_KEEP = "as the models"
+_NO_BASE = "(none)"
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The components of the page, by what they are for."""
+
+    models: list[Any]
+    weights: list[Any]
+    rows: list[Any]
+    method: Any
+    words: Any
+    forms: Mapping[str, form.Form]
+    groups: list[Any]
+    stack: Any
+    drop: Any
+    ranges: Any
+    base: Any
+    name: Any
+    dtype: Any
+    use_recipe: Any
+    recipe: Any
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What a handler reads, in the order of `_Merge.read`."""
+        knobs = [component for name in merge_methods for component in self.forms[name].inputs]
+        return [
+            self.method, self.base, self.name, self.dtype, self.ranges, self.use_recipe, self.recipe,
+            *self.models, *self.weights, *knobs,
+        ]  # fmt: skip
+
+
+def build(services: Services) -> None:
+    """Lay out the page and bind it to the merge room's spec and check."""
+    widgets.picture(widgets.head("Merge", "Make one model out of two to eight, without training."))
+    with gr.Row(elem_classes="lab-split", equal_height=False):
+        with gr.Column(scale=5, min_width=320, elem_classes="lab-panel"):
+            parts, lines, buttons = _lay_out_form()
+        with gr.Column(scale=8, min_width=320):
+            with gr.Column(elem_classes="lab-panel"):
+                widgets.picture('<h2 class="lab-h2">What will come out</h2>')
+                outcome = widgets.picture(elem_id="lab-merge-plan")
+                start = gr.Button("Merge", variant="primary", elem_id="lab-merge-start")
+                problems = widgets.picture(elem_id="lab-merge-problems")
+            running = widgets.board(elem_id="lab-merge-running")
+            with gr.Column(elem_classes="lab-panel lab-chart", visible=False) as heat:
+                widgets.picture('<h2 class="lab-h2">Weight of each model, layer by layer</h2>')
+                chart = gr.Plot(show_label=False, container=False, elem_id="lab-merge-heat")
+    page = _Merge(services, parts)
+    job, seen, count, choices = gr.State(""), gr.State(()), gr.State(2), gr.State(())
+    told = [outcome, heat, chart, *lines, start]
+    _bind_form(page, parts, told, count, buttons)
+    live = Running(services, "merge", "job_merge", page.result)
+    when_page_opens(page.open, None, [*parts.models, parts.base, parts.name, choices], "merge_open")
+    when_page_opens(live.open, None, [job, running, seen], "merge_running_open")
+    timer = gr.Timer(1)
+    every(timer, live.draw, [job, seen], [running, seen], "merge_running")
+    every(timer, page.choices, [choices], [*parts.models, parts.base, choices], "merge_models")
+    start.click(
+        page.start, parts.inputs, [problems, job, parts.name], api_name="merge", show_progress="minimal"
+    ).then(live.draw, [job, seen], [running, seen], api_name="merge_started", show_progress="hidden")
+    running.click(
+        live.press,
+        [job, seen],
+        [job, problems, running, seen],
+        api_name="merge_press",
+        show_progress="hidden",
+    )
+
+
+def _lay_out_form() -> tuple[_Parts, list[Any], tuple[Any, Any]]:
+    """Make the controls; return them, the lines for problems of models, base and name, and the two buttons."""
+    with gr.Column(elem_classes="lab-inputs"):
+        rows, models, weights = [], [], []
+        for place in range(MOST_INPUTS):
+            with gr.Row(visible=place < 2, elem_classes="lab-input", equal_height=True) as row:
+                widgets.picture(widgets.letter(place), min_width=24, scale=0)
+                models.append(
+                    gr.Dropdown(
+                        label=f"Model {widgets.LETTERS[place]}", show_label=place == 0, scale=5, min_width=120
+                    )
+                )
+                weights.append(
+                    gr.Number(
+                        value=1.0, label="Weight", show_label=place == 0, step=0.1, scale=2, min_width=64
+                    )
+                )
+            rows.append(row)
+        with gr.Row():
+            more = gr.Button("Add a model", size="sm", elem_id="lab-merge-more")
+            fewer = gr.Button("Remove the last", size="sm", elem_id="lab-merge-fewer")
+    model_line = widgets.picture(elem_classes="lab-field-problem")
+    method = gr.Dropdown(
+        label="Method", choices=list(merge_methods), value=_FIRST, elem_id="lab-merge-method"
+    )
+    words = widgets.picture(_method_words(_FIRST))
+    forms, groups = _knob_groups()
+    with gr.Column(visible=False) as stack:
+        drop = gr.Number(label="Layers that each copy loses (m)", value=8, step=1, minimum=0)
+        ranges = gr.Textbox(
+            label="Layer ranges, bottom to top",
+            lines=3,
+            info="0-24 is layers 0 to 23. Name another model before a colon: pirate: 0-24.",
+        )
+    base = gr.Dropdown(
+        label="Base", choices=[], elem_id="lab-merge-base", info="What the models were tuned from"
+    )
+    base_line = widgets.picture(elem_classes="lab-field-problem")
+    name = gr.Textbox(label="Name of the result", max_lines=1, elem_id="lab-merge-name")
+    name_line = widgets.picture(elem_classes="lab-field-problem")
+    with gr.Accordion("Advanced", open=False, elem_classes="lab-accordion"):
+        dtype = gr.Dropdown(label="Precision of the result", choices=[_KEEP, *get_args(Dtype)], value=_KEEP)
+        use_recipe = gr.Checkbox(
+            label="Use the YAML below instead of the form", value=False, elem_id="lab-merge-use-yaml"
+        )
+        recipe = gr.Textbox(
+            label="Recipe (mergekit YAML)", lines=8, max_lines=24, elem_classes="lab-code", elem_id="lab-merge-yaml",
+            info="The form writes it; paste one of yours to use gradients, filters and slices.", buttons=["copy"],
+        )  # fmt: skip
+    parts = _Parts(
+        models,
+        weights,
+        rows,
+        method,
+        words,
+        forms,
+        groups,
+        stack,
+        drop,
+        ranges,
+        base,
+        name,
+        dtype,
+        use_recipe,
+        recipe,
+    )
+    return parts, [model_line, base_line, name_line, recipe], (more, fewer)
+
+
+def _knob_groups() -> tuple[dict[str, form.Form], list[Any]]:
+    """Make the knobs of every method; only the chosen method's are shown."""
+    forms, groups = {}, []
+    for chosen in merge_methods.values():
+        with gr.Column(visible=chosen.name == _FIRST, elem_classes="lab-knobs") as group, gr.Row():
+            knobs = {name: info for name, info in chosen.parameters.items() if name != "weight"}
+            forms[chosen.name] = form.make_form(knobs)
+        groups.append(group)
+    return forms, groups
+
+
+def _bind_form(page: "_Merge", parts: _Parts, told: list[Any], count: Any, buttons: tuple[Any, Any]) -> None:
+    """Check the form again whenever something in it changes."""
+    more, fewer = buttons
+    more.click(page.more, [count], [count, *parts.rows], api_name="merge_more", show_progress="hidden")
+    fewer.click(
+        page.fewer,
+        [count],
+        [count, *parts.rows, *parts.models],
+        api_name="merge_fewer",
+        show_progress="hidden",
+    )
+    parts.method.change(
+        page.choose, [parts.method, parts.models[0], parts.drop],
+        [parts.words, parts.stack, parts.base, parts.ranges, *parts.groups, *parts.weights],
+        api_name="merge_method", show_progress="hidden",
+    )  # fmt: skip
+    gr.on(
+        [parts.drop.change, parts.models[0].change], page.stack, [parts.models[0], parts.drop], [parts.ranges],
+        api_name="merge_stack", show_progress="hidden",
+    )  # fmt: skip
+    watched = [one for one in parts.inputs if one is not parts.recipe]
+    triggers = [one.change for one in watched] + [parts.recipe.blur]
+    gr.on(
+        triggers,
+        page.check,
+        parts.inputs,
+        told,
+        api_name="merge_check",
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )
+
+
+class _Merge:
+    """The page's handlers."""
+
+    def __init__(self, services: Services, parts: _Parts) -> None:
+        self.services = services
+        self.parts = parts
+
+    def open(self, request: gr.Request) -> tuple[Any, ...]:
+        """Offer the models and start with the two newest and their common parent."""
+        rows = modelview.visible(self.services.store, self.services.who(request))
+        names = modelview.names(rows)
+        tuned = [row.name for row in rows if row.kind in ("adapter", "tuned")]
+        first = ([*tuned[-2:], *names] if len(tuned) > 1 else names)[:2]
+        base = next((row.name for row in rows if not row.parents), None)
+        updates = [
+            gr.Dropdown(choices=names, value=first[place] if place < len(first) else None)
+            for place in range(MOST_INPUTS)
+        ]
+        start = gr.Dropdown(choices=[_NO_BASE, *names], value=base or _NO_BASE)
+        return *updates, start, modelview.free_name("merged", names), only_changed((), names)[-1]
+
+    def choices(self, seen: Any, request: gr.Request) -> tuple[Any, ...]:
+        """Offer models that came or went; what is chosen stays."""
+        names = modelview.names(modelview.visible(self.services.store, self.services.who(request)))
+        changed, digests = only_changed(seen, names)
+        if changed is not names:
+            return *(gr.skip() for _ in range(MOST_INPUTS + 1)), digests
+        return (
+            *(gr.Dropdown(choices=names) for _ in range(MOST_INPUTS)),
+            gr.Dropdown(choices=[_NO_BASE, *names]),
+            digests,
+        )
+
+    def more(self, count: int) -> tuple[Any, ...]:
+        """Show one more row."""
+        count = min(count + 1, MOST_INPUTS)
+        return count, *(gr.Row(visible=place < count) for place in range(MOST_INPUTS))
+
+    def fewer(self, count: int) -> tuple[Any, ...]:
+        """Hide the last row and forget its model."""
+        count = max(count - 1, 1)
+        rows = [gr.Row(visible=place < count) for place in range(MOST_INPUTS)]
+        return (
+            count,
+            *rows,
+            *(gr.skip() if place < count else gr.Dropdown(value=None) for place in range(MOST_INPUTS)),
+        )
+
+    def choose(self, method: str, model: str | None, drop: float | None) -> tuple[Any, ...]:
+        """Show the chosen method's sentence and knobs, and hide what it has no use for."""
+        chosen = merge_methods[method]
+        stacks = mergeform.stacks_layers(method)
+        return (
+            _method_words(method),
+            gr.Column(visible=stacks),
+            gr.Dropdown(visible=chosen.base != "none"),
+            self.stack(model, drop),
+            *(gr.Column(visible=name == method) for name in merge_methods),
+            *(gr.Number(interactive=chosen.weighted) for _ in range(MOST_INPUTS)),
+        )
+
+    def stack(self, model: str | None, drop: float | None) -> str:
+        """Write the ranges of depth up-scaling for a model and its m."""
+        facts = next((row.facts for row in self.services.store.models.list() if row.name == model), {})
+        return mergeform.solar_ranges(int(facts.get("layers") or 0), int(drop or 0))
+
+    def check(self, *given: Any) -> tuple[Any, ...]:
+        """Say what will come out, or what stands in the way, beside the field it concerns."""
+        filled = self.read(given)
+        try:
+            spec = filled.spec()
+            plan = self.services.desk.check(spec)
+        except (ValidationError, LabError) as error:
+            problems = problems_of(error)
+            shown = mergeform.problems_html(problems)
+            return (
+                shown,
+                gr.Column(visible=False),
+                gr.skip(),
+                *_lines(problems),
+                gr.skip(),
+                gr.Button(interactive=False),
+            )
+        recipe = gr.skip() if filled.recipe else write_recipe(spec)
+        return (
+            mergeform.plan_html(plan), gr.Column(visible=True), mergeform.heat_map(plan), *_lines([]), recipe,
+            gr.Button(interactive=True),
+        )  # fmt: skip
+
+    def start(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
+        """Queue the merge."""
+        who = self.services.who(request)
+        try:
+            job = self.services.desk.submit(self.read(given).spec(), who.name, uuid.uuid4().hex)
+        except (ValidationError, LabError) as error:
+            return widgets.problem_list(problems_of(error)), gr.skip(), gr.skip()
+        names = modelview.names(modelview.visible(self.services.store, who))
+        return "", job.id, modelview.free_name("merged", [*names, *job.spec.get("name", "").split()])
+
+    def result(self, name: str) -> str:
+        """Return the buttons of a finished merge."""
+        row = next((one for one in self.services.store.models.list() if one.name == name), None)
+        return modelview.result_links(row) if row else ""
+
+    def read(self, given: Sequence[Any]) -> mergeform.Filled:
+        """Read the components' values, in the order of `_Parts.inputs`."""
+        method, base, name, dtype, ranges, use_recipe, recipe, *rest = given
+        models, weights, knobs = (
+            rest[:MOST_INPUTS],
+            rest[MOST_INPUTS : 2 * MOST_INPUTS],
+            rest[2 * MOST_INPUTS :],
+        )
+        start = 0
+        for other in merge_methods:
+            length = len(self.parts.forms[other].inputs)
+            if other == method:
+                break
+            start += length
+        chosen = self.parts.forms[method]
+        return mergeform.Filled(
+            method=method,
+            inputs=tuple((model, weight) for model, weight in zip(models, weights, strict=True) if model),
+            base=None if base in (None, _NO_BASE) else base,
+            name=(name or "").strip(),
+            dtype=None if dtype == _KEEP else dtype,
+            knobs=chosen.values(knobs[start : start + len(chosen.inputs)]),
+            ranges=ranges or "",
+            recipe=recipe if use_recipe else "",
+        )
+
+
+def _lines(problems: Sequence[Problem]) -> list[str]:
+    """Return the problems of the models, of the base and of the name, for the lines below them."""
+    fields = (("models", "slices"), ("base_model",), ("name",))
+    return [
+        widgets.problem_line([one for one in problems if one.field.split(".")[0] in names])
+        for names in fields
+    ]
+
+
+def _method_words(method: str) -> str:
+    chosen = merge_methods[method]
+    return (
+        f'<p class="lab-muted lab-small" style="margin:0">{widgets.esc(chosen.use)}'
+        f"<br>{widgets.esc(chosen.source)}</p>"
+    )
