@@ -54,7 +54,9 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         seen = f"The tokenizer of {folder.name} can't be loaded: {str(error).splitlines()[0][:200]}"
-        raise BadInput(seen, "A model folder has a tokenizer.json.", "Add the model again.", field="model") from None
+        raise BadInput(
+            seen, "A model folder has a tokenizer.json.", "Add the model again.", field="model"
+        ) from None
     if not tokenizer.chat_template:
         seen = f"{folder.name} has no chat template."
         expected = "Fine-tuning writes conversations the way the model was taught to read them."

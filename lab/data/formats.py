@@ -20,7 +20,13 @@ class Message(TypedDict):
 
 Conversation = list[Message]
 
-SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 ROLES = ("system", "user", "assistant")
 
 CONTROL_MARK = re.compile(r"<\|[A-Za-z0-9_]{1,40}\|>|<(?:start|end)_of_turn>")
@@ -133,7 +139,9 @@ def _from_messages(turns: Any, role_key: str, text_key: str, roles: Mapping[str,
                 raise BadRow(f"turn {number} has no {key}")
         role = roles.get(turn[role_key]) if isinstance(turn[role_key], str) else None
         if role is None:
-            raise BadRow(f"turn {number} has the role {str(turn[role_key])[:40]!r}; known are {', '.join(roles)}")
+            raise BadRow(
+                f"turn {number} has the role {str(turn[role_key])[:40]!r}; known are {', '.join(roles)}"
+            )
         content = _joined(turn[text_key], f"turn {number}: {text_key}")
         conversation.append({"role": role, "content": content})
     return conversation
@@ -178,7 +186,9 @@ def _clean(turn: Message) -> str:
     text, role = turn["content"], turn["role"]
     while marks := list(CONTROL_MARK.finditer(text)):
         if text[marks[-1].end() :].strip() or marks[-1].group().strip("<|>") != "endoftext":
-            raise BadRow(f"the {role} text contains {marks[0].group()}, which chat templates use to part turns")
+            raise BadRow(
+                f"the {role} text contains {marks[0].group()}, which chat templates use to part turns"
+            )
         text = text[: marks[-1].start()].rstrip()
     if "\x00" in text:
         raise BadRow(f"the {role} text contains a NUL character")
@@ -204,6 +214,6 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "true or false"
     for types, word in (((int, float), "a number"), (list, "a list"), (dict, "an object")):
-        if isinstance(value, types):  # type: ignore[arg-type]
+        if isinstance(value, types):
             return word
     return "text"

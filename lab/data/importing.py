@@ -121,7 +121,9 @@ def _copy_good_rows(path: Path, out: BinaryIO) -> tuple[Verdict, str]:
 def _no_good_row(path: Path, verdict: Verdict) -> BadInput:
     expected = 'Each line is a JSON object with "instruction" and "output", or with "messages".'
     if not verdict.bad:
-        return BadInput(f"{path.name} is empty.", expected, "Choose a file with at least one row.", field="file")
+        return BadInput(
+            f"{path.name} is empty.", expected, "Choose a file with at least one row.", field="file"
+        )
     first = "; ".join(f"line {number}: {reason}" for number, reason in verdict.bad[:3])
     seen = f"Not one of the {verdict.counts.refused} rows of {path.name} can be used ({first})."
     return BadInput(seen, expected, "Mend the file and choose it again.", field="file")

@@ -205,7 +205,9 @@ def _json_of(raw: bytes) -> dict[str, object]:
     except UnicodeDecodeError as error:
         raise BadRow(f"not UTF-8 text (byte {error.start + 1} of the line)") from None
     except json.JSONDecodeError as error:
-        raise BadRow(f"not JSON: {error.msg.lower().removesuffix(' at')} at character {error.pos + 1}") from None
+        raise BadRow(
+            f"not JSON: {error.msg.lower().removesuffix(' at')} at character {error.pos + 1}"
+        ) from None
     except ValueError as error:
         raise BadRow(f"not JSON: {error}") from None
     if not isinstance(row, dict):

@@ -15,7 +15,8 @@ class PreviewSpec(JobSpec):
     dataset: DataRef
     rows: Annotated[int, Field(ge=1, le=50, description="So many rows are shown in full")] = 6
     max_length: Annotated[
-        int | None, Field(ge=8, le=1 << 20, description="Rows are cut after so many tokens; empty cuts nothing")
+        int | None,
+        Field(ge=8, le=1 << 20, description="Rows are cut after so many tokens; empty cuts nothing"),
     ] = None
 
     @property

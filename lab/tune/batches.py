@@ -78,12 +78,20 @@ class Padding:
 
     Args:
         pad_id: the token that fills up.
+        trims: leave out the logits in front of the first answer. They are never looked at, and with a
+            large vocabulary they are a good part of a step.
     """
 
     pad_id: int
+    trims: bool = False
 
     def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
-        """Return input_ids, attention_mask and labels, each of shape (rows, longest)."""
+        """Return a batch.
+
+        Returns:
+            input_ids and attention_mask, each (rows, longest), and labels, the same or, where it trims,
+            (rows, columns) with logits_to_keep (columns), the positions that the labels stand at.
+        """
         longest = max(len(row["input_ids"]) for row in rows)
         ids = torch.full((len(rows), longest), self.pad_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -93,4 +101,14 @@ class Padding:
             ids[index, :length] = torch.tensor(row["input_ids"])
             labels[index, :length] = torch.tensor(row["labels"])
             mask[index, :length] = 1
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        return _trimmed(batch) if self.trims else batch
+
+
+def _trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the columns before the one that predicts the first trained token."""
+    trained = (batch["labels"] != IGNORED).any(0).nonzero()
+    first = max(int(trained[0]) - 1, 0) if len(trained) else 0
+    # As positions, not as a count: a count makes a strided view, whose matrix product is slow on CPUs.
+    kept = torch.arange(first, batch["labels"].shape[1])
+    return {**batch, "labels": batch["labels"][:, first:].contiguous(), "logits_to_keep": kept}

@@ -4,9 +4,10 @@ Returns an estimate for the page. Imports no training library and loads no token
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from lab.core.errors import BadInput
 from lab.core.job import Shelf
@@ -90,7 +91,9 @@ def _weight_of(folder: Path) -> Weight:
         raise error.at("model") from None
     if config.quantisation:
         seen = f"{folder.name} is quantised ({config.quantisation})."
-        raise BadInput(seen, "A fine-tune starts from plain weights.", "Choose the model it came from.", field="model")
+        raise BadInput(
+            seen, "A fine-tune starts from plain weights.", "Choose the model it came from.", field="model"
+        )
     return Weight(config, parameters, 2)
 
 
@@ -139,7 +142,8 @@ def _lengths(path: Path, _changed: int) -> tuple[int, ...]:
     """Return the rows' lengths in tokens, about. Kept, because a form asks at every change."""
     try:
         return tuple(
-            TEMPLATE_TOKENS + sum(len(turn["content"].encode()) for turn in line.conversation) // BYTES_PER_TOKEN
+            TEMPLATE_TOKENS
+            + sum(len(turn["content"].encode()) for turn in line.conversation) // BYTES_PER_TOKEN
             for line in lines_of(path)
             if line.conversation is not None
         )
@@ -184,7 +188,9 @@ def _check_memory(spec: TuneSpec, weight: Weight, estimate: Estimate, memory: in
     raise BadInput(
         f"This needs about {estimate.memory_bytes / 2**30:.1f} GB of memory.",
         f"There are {memory / 2**30:.1f} GB.",
-        f"It would fit with {' or '.join(ways)}." if ways else "Choose a smaller model: nothing smaller fits.",
+        f"It would fit with {' or '.join(ways)}."
+        if ways
+        else "Choose a smaller model: nothing smaller fits.",
         field="model",
     )
 
@@ -193,23 +199,23 @@ def _ways_to_fit(spec: TuneSpec, weight: Weight, estimate: Estimate, memory: int
     """Return up to three changes of the form, each of which would fit the memory."""
     length = estimate.plan.max_length
     shorter = [cut for cut in (1024, 512, 256, 128) if cut < length]
-    changes: list[tuple[str, dict[str, object]]] = [
+    changes: list[tuple[str, Any]] = [
         ("a micro-batch of 1", {"micro_batch": 1}),
         *((f"rows of at most {cut} tokens", {"max_length": cut}) for cut in shorter),
         ("method qlora", {"method": "qlora"}),
         ("a rank of 8", {"rank": 8}),
         ("no full model", {"full_model": False}),
-        *((f"qlora and rows of at most {cut} tokens", {"method": "qlora", "max_length": cut}) for cut in shorter),
+        *(
+            (f"qlora and rows of at most {cut} tokens", {"method": "qlora", "max_length": cut})
+            for cut in shorter
+        ),
     ]
     ways: list[str] = []
     for words, change in changes:
         other = spec.model_copy(update=change)
         if other == spec or len(ways) == 3:
             continue
-        fixed = replace(weight)
-        cut = other.max_length or length
-        need = _need(other, fixed, cut, memory)
-        if need <= FULLEST * memory:
+        if _need(other, weight, other.max_length or length, memory) <= FULLEST * memory:
             ways.append(words)
     return ways
 

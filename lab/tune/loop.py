@@ -1,5 +1,6 @@
 """The training loop: transformers' Trainer with a job's settings. Imported by job processes only."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def train(model: Any, rows: Rows, plan: Plan, spec: TuneSpec, job: Job) -> Train
         args=training_arguments(spec, plan, job.device, folder),
         train_dataset=features_of(rows.train),
         eval_dataset=features_of(rows.held_out) or None,
-        data_collator=Padding(model.config.pad_token_id or 0),
+        data_collator=Padding(model.config.pad_token_id or 0, trims=_takes_positions(model)),
         callbacks=[pace],
     )
     trainer.remove_callback(PrinterCallback)
@@ -68,6 +69,11 @@ def train(model: Any, rows: Rows, plan: Plan, spec: TuneSpec, job: Job) -> Train
     if pace.released is not None:
         raise pace.released
     return Trained(trainer.state.global_step, pace.stopped, list(trainer.state.log_history))
+
+
+def _takes_positions(model: Any) -> bool:
+    """Whether the model can be told for which positions to compute logits."""
+    return "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
 
 
 def training_arguments(spec: TuneSpec, plan: Plan, device: Device, folder: Path) -> TrainingArguments:

@@ -2,6 +2,7 @@
 
 A callback of transformers' Trainer, so only job processes import it.
 """
+# ruff: noqa: ARG002  the trainer decides what its callbacks are given
 
 import math
 import time
@@ -25,7 +26,7 @@ TIMED_STEPS = 20
 
 
 @dataclass
-class Pace(TrainerCallback):  # type: ignore[misc]
+class Pace(TrainerCallback):
     """Runs a trainer at a job's pace.
 
     Args:
@@ -101,7 +102,9 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         if not all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "grad_norm")):
             raise self._no_number(state.global_step, logs["loss"])
         values = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
-        tokens, seconds = (sum(column) for column in zip(*self._timed, strict=True)) if self._timed else (0, 0)
+        tokens, seconds = (
+            (sum(column) for column in zip(*self._timed, strict=True)) if self._timed else (0, 0)
+        )
         if seconds:
             values["tokens_per_second"] = tokens / seconds
         if (loss := self._take_eval_loss()) is not None:
@@ -149,7 +152,9 @@ class Pace(TrainerCallback):  # type: ignore[misc]
 
     def _no_number(self, step: int, loss: float) -> JobFailed:
         kept = latest_complete(Path(self.trainer.args.output_dir))
-        good = f"The last good checkpoint, of step {step_of(kept)}, is kept in the job's folder." if kept else ""
+        good = (
+            f"The last good checkpoint, of step {step_of(kept)}, is kept in the job's folder." if kept else ""
+        )
         return JobFailed(
             "nan_loss",
             f"The loss is {loss} at step {step}: training has diverged and nothing was published. {good} "

@@ -133,7 +133,12 @@ class Weight:
         config = self.config
         query, key = config.heads * config.head_size, config.kv_heads * config.head_size
         wide = config.intermediate or 4 * config.hidden
-        attention = [(query, config.hidden), (key, config.hidden), (key, config.hidden), (config.hidden, query)]
+        attention = [
+            (query, config.hidden),
+            (key, config.hidden),
+            (key, config.hidden),
+            (config.hidden, query),
+        ]
         return [*attention, (wide, config.hidden), (wide, config.hidden), (config.hidden, wide)]
 
 
@@ -155,7 +160,11 @@ def memory_bytes(
     trained = 16 * weight.lora(rank)  # float32 weights, gradients and Adam's two moments
     wide = config.intermediate or 4 * config.hidden
     a_layer = tokens * (13 * config.hidden + 6 * wide) * number
-    kept = tokens * config.hidden * number * config.layers + a_layer if checkpointing else a_layer * config.layers
+    kept = (
+        tokens * config.hidden * number * config.layers + a_layer
+        if checkpointing
+        else a_layer * config.layers
+    )
     logits = tokens * config.vocab * LOGIT_BYTES
     return int(PROCESS_BYTES + frozen_linear + other + trained + kept + logits)
 

@@ -81,7 +81,9 @@ def _cut(uncut: Rows, plan: Plan, job: Job) -> Rows:
     gone = len(uncut.lengths) - len(rows.lengths)
     if cut:
         left_out = f"; {gone} of them have no answer left and are left out" if gone else ""
-        job.note(f"{cut} of {len(uncut.lengths)} rows are cut at {plan.max_length} tokens{left_out}.", "warning")
+        job.note(
+            f"{cut} of {len(uncut.lengths)} rows are cut at {plan.max_length} tokens{left_out}.", "warning"
+        )
     return rows
 
 
@@ -102,7 +104,9 @@ def _models(
         job.breathe()
         target = job.folder / "full"
         method.fold(base, adapter, target)
-        models.append(NewModel(spec.full_name, target, "tuned", (spec.model, spec.name), f"{words}, folded in", facts))
+        models.append(
+            NewModel(spec.full_name, target, "tuned", (spec.model, spec.name), f"{words}, folded in", facts)
+        )
     return tuple(models)
 
 
@@ -139,6 +143,6 @@ def _out_of_memory(spec: TuneSpec, plan: Plan, error: Exception) -> JobFailed:
     return JobFailed(
         "out_of_memory",
         f"The memory of the device ran out with {plan.micro_batch} rows of {plan.max_length} tokens at once. "
-        f"Run it again with a micro-batch of {smaller} (the batch of {spec.batch} stays), or with shorter rows. "
+        f"Run it again with a micro-batch of {smaller} (the batch of {spec.batch} stays) or shorter rows. "
         f"({str(error)[:200]})",
     )

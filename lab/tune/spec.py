@@ -15,7 +15,9 @@ class TuneSpec(JobSpec):
     """One fine-tune of one model on one dataset."""
 
     kind: Literal["tune"] = "tune"
-    model: Annotated[ModelRef, Field(description="The full model to start from. An adapter can't be tuned again.")]
+    model: Annotated[
+        ModelRef, Field(description="The full model to start from. An adapter can't be tuned again.")
+    ]
     dataset: Annotated[DataRef, Field(description="The conversations to learn from.")]
     name: Annotated[LabName, Field(description="The name of the adapter that comes out.")]
     full_model: Annotated[
@@ -33,7 +35,8 @@ class TuneSpec(JobSpec):
         ),
     ] = "lora"
     rank: Annotated[
-        int, Field(ge=1, le=1024, description="Width of the trained matrices: 16 is plenty for style and facts.")
+        int,
+        Field(ge=1, le=1024, description="Width of the trained matrices: 16 is plenty for style and facts."),
     ] = 16
     alpha: Annotated[
         float | None,
@@ -41,7 +44,9 @@ class TuneSpec(JobSpec):
     ] = None
     dropout: Annotated[
         float,
-        Field(ge=0, le=0.9, description="Share of the adapter's inputs dropped: 0.05 helps under 1,000 rows."),
+        Field(
+            ge=0, le=0.9, description="Share of the adapter's inputs dropped: 0.05 helps under 1,000 rows."
+        ),
     ] = 0.0
 
     learning_rate: Annotated[
@@ -65,26 +70,38 @@ class TuneSpec(JobSpec):
     ] = None
     max_steps: Annotated[
         int | None,
-        Field(ge=1, le=1_000_000, description="Stop after so many steps, whatever the epochs say. 30 is a trial."),
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Stop after so many steps, whatever the epochs say. 30 is a trial.",
+        ),
     ] = None
     batch: Annotated[
         int, Field(ge=1, le=4096, description="Rows a step learns from together; 16 is steady.")
     ] = 16
     micro_batch: Annotated[
         int | None,
-        Field(ge=1, le=4096, description="Rows in memory at once; divides the batch. Empty lets the worker choose."),
+        Field(
+            ge=1,
+            le=4096,
+            description="Rows in memory at once; divides the batch. Empty lets the worker choose.",
+        ),
     ] = None
     max_length: Annotated[
         int | None,
         Field(
             ge=8,
             le=1 << 20,
-            description="Rows are cut after so many tokens. Empty: what 99 % of the rows need, at most 2,048.",
+            description="Rows are cut after so many tokens. Empty: what 99 % of rows need, at most 2,048.",
         ),
     ] = None
     neftune_alpha: Annotated[
         float,
-        Field(ge=0, le=100, description="NEFTune: noise on the embeddings; 5 often gives livelier answers, 0 is off."),
+        Field(
+            ge=0,
+            le=100,
+            description="NEFTune: noise on the embeddings; 5 often gives livelier answers, 0 is off.",
+        ),
     ] = 0.0
     weight_decay: Annotated[
         float, Field(ge=0, le=1, description="Pull of the weights towards zero; LoRA seldom needs any.")
@@ -97,7 +114,7 @@ class TuneSpec(JobSpec):
         Field(
             ge=0,
             le=10_000,
-            description="Rows kept for evaluation. Empty: 5 %, between 16 and 200, at most a fifth; 0 is none.",
+            description="Rows kept for evaluation. Empty: 5 %, from 16 to 200, at most a fifth; 0 is none.",
         ),
     ] = None
     evaluations: Annotated[

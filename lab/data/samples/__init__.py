@@ -1,4 +1,4 @@
-"""The datasets that ship with the lab: written for it, small, each visible in a model after a minute or two."""
+"""The datasets that ship with the lab: written for it, small, each visible in a model within minutes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,6 @@ def sample_datasets() -> tuple[Sample, ...]:
         Sample(
             "sums",
             folder / "sums.jsonl",
-            "Small additions answered in one fixed form: the model's format changes to 'The sum is 12 + 7 = 19.'",
+            "Small additions answered in one form: the model learns to say 'The sum is 12 + 7 = 19.'",
         ),
     )

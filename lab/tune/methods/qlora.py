@@ -50,7 +50,7 @@ qlora = tune_methods.add(
     "qlora",
     TuneMethod(
         name="qlora",
-        words="LoRA beside weights kept in 4 bits: large models fit in less memory, steps are a little slower.",
+        words="LoRA beside weights kept in 4 bits: less memory on large models, slightly slower steps.",
         source="QLoRA, arXiv:2305.14314",
         prepare=_prepare,
         fold=_fold,
