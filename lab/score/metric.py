@@ -70,8 +70,11 @@ class Score:
     sizes: tuple[float, ...] = ()
 
 
-Measure = Callable[[Sequence[Any], torch.Generator], Score]
-"""The signature of a metric: measure(items, generator). The generator serves a bootstrap, if it has one."""
+Measure = Callable[[Sequence[Any], torch.Generator | None], Score]
+"""The signature of a metric: measure(items, generator).
+
+The generator serves a bootstrap; None leaves that out, for figures that still grow.
+"""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from lab.core.job import Job, Outcome
-from lab.models.runtime import Source, load
-from lab.score.metric import ChoiceLikelihoods, Metric, Score, TextLikelihood, metrics
+from lab.models.runtime import load
+from lab.models.source import Source
+from lab.score.metric import ChoiceLikelihoods, Score, TextLikelihood, metrics
 from lab.score.reading import Finding, Preparation, Reader, Task
 from lab.score.spec import ScoreSpec
 from lab.score.tasks import place, read_documents, read_questions
@@ -25,6 +26,9 @@ ONE_SIDED = 0.8
 """A model that picks the same place more often than this is not choosing among the answers."""
 
 FEW_QUESTIONS = 20
+
+TELL_SECONDS = 0.5
+"""How often growing figures are told."""
 
 
 def run(spec: ScoreSpec, job: Job) -> Outcome:
@@ -61,6 +65,7 @@ class Board:
     figures: dict[str, float | None] = field(default_factory=dict)
     items_read: int = 0
     started: float = field(default_factory=time.monotonic)
+    _told: float = float("-inf")
 
     def score(self, model: str) -> None:
         """Have one model read every task, or take what an earlier attempt kept."""
@@ -68,7 +73,8 @@ class Board:
         self.found[model] = kept = keep.read()
         if kept:
             for task, found in zip(self.tasks, kept, strict=True):
-                self._tell(model, task, found, len(found))
+                self.items_read += len(found)
+                self._tell(model, task, found)
             return
         self.job.progress(self._share(model, 0.0), f"Loading {model}")
         if self._read(model):
@@ -80,7 +86,7 @@ class Board:
         for number, task in enumerate(self.tasks):
             for metric in metrics.reading(task.reads):
                 scores = {
-                    model: self._measure(metric, found[number])
+                    model: metric.measure(found[number], self._generator())
                     for model, found in self.found.items()
                     if len(found) > number and found[number]
                 }
@@ -112,17 +118,19 @@ class Board:
                 self.job.breathe()
                 found += batch
                 done += tokens
-                self._tell(model, preparation.task, found, len(batch))
+                self.items_read += len(batch)
+                if time.monotonic() - self._told >= TELL_SECONDS or len(found) == len(preparation.task.items):
+                    self._tell(model, preparation.task, found)
                 self._progress(model, done / total, preparation.task, len(found))
                 if self.job.stop_asked():
                     return False
             self._warn_of_one_place(model, found)
         return True
 
-    def _tell(self, model: str, task: Task, found: Sequence[Finding], new: int) -> None:
-        self.items_read += new
+    def _tell(self, model: str, task: Task, found: Sequence[Finding]) -> None:
+        self._told = time.monotonic()
         for metric in metrics.reading(task.reads):
-            self.figures[f"{model}/{metric.name}"] = self._measure(metric, found).value
+            self.figures[f"{model}/{metric.name}"] = metric.measure(found, None).value
         self.job.emit("metric", step=self.items_read, values=dict(self.figures))
 
     def _progress(self, model: str, share: float, task: Task, count: int) -> None:
@@ -149,9 +157,6 @@ class Board:
                 f"{model} picks the same place in {share:.0%} of the questions: it is hardly choosing.",
                 "warning",
             )
-
-    def _measure(self, metric: Metric, found: Sequence[Finding]) -> Score:
-        return metric.measure(found, self._generator())
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.spec.seed)

@@ -38,6 +38,11 @@ def test_the_interval_is_about_two_standard_errors_either_way():
     assert score.high - score.value == pytest.approx(1.96 * standard_error, rel=0.08)
 
 
+def test_without_a_generator_there_is_no_interval_yet():
+    score = bits_per_byte([TextLikelihood(-1.0, 1), TextLikelihood(-2.0, 1)], None)
+    assert score.low == score.value == score.high
+
+
 def test_one_text_leaves_nothing_to_draw_again():
     score = bits_per_byte([TextLikelihood(-math.log(2), 1)], seeded())
     assert (score.value, score.low, score.high, score.n) == (1.0, 1.0, 1.0, 1)

@@ -16,7 +16,7 @@ from lab.score.metric import Score, TextLikelihood, metrics
     higher_is_better=False,
     source="EleutherAI lm-eval 0.4.13, output_type loglikelihood_rolling, bits_per_byte",
 )
-def bits_per_byte(items: Sequence[TextLikelihood], generator: torch.Generator) -> Score:
+def bits_per_byte(items: Sequence[TextLikelihood], generator: torch.Generator | None) -> Score:
     """Bits that the model needs for a byte of the texts: lower is better.
 
     Totals over all documents, not the mean of each document's figure:
@@ -24,7 +24,7 @@ def bits_per_byte(items: Sequence[TextLikelihood], generator: torch.Generator) -
 
     Args:
         items: the texts, at least one, none empty.
-        generator: draws the documents again for the interval.
+        generator: draws the documents again for the interval; None leaves it at the value.
 
     Raises:
         ValueError: there are no items.
@@ -34,5 +34,7 @@ def bits_per_byte(items: Sequence[TextLikelihood], generator: torch.Generator) -
     bits = tuple(-item.log_likelihood / math.log(2) for item in items)
     sizes = tuple(float(item.size_bytes) for item in items)
     value = math.fsum(bits) / math.fsum(sizes)
-    low, high = (value, value) if len(items) == 1 else bootstrap_ratio(bits, sizes, generator)
+    low = high = value
+    if generator is not None and len(items) > 1:
+        low, high = bootstrap_ratio(bits, sizes, generator)
     return Score(value, low, high, len(items), bits, sizes)

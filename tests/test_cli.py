@@ -1,0 +1,357 @@
+"""The command line: what each command writes, and what bad input gets (exit code 2, one message, nothing written)."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import CPU
+from safetensors.torch import load_file
+from tiny_models import Bench
+
+from lab.cli import Machine, main
+from lab.core.errors import JobFailed
+from lab.models.runtime import ModelCache
+
+ROOT = Path(__file__).parents[1]
+MACHINE = Machine(lambda settings: [CPU], lambda error: "The disk is full.", ModelCache)
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Run a command; return its exit code and stderr. Nothing may come on stdout, nor a traceback."""
+    monkeypatch.setenv("LAB_DATA", str(tmp_path / "no-lab"))
+    (tmp_path / "desk").mkdir()
+    monkeypatch.chdir(tmp_path / "desk")
+
+    def command(*argv: object) -> tuple[int, str]:
+        code = main([str(arg) for arg in argv], MACHINE)
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "Traceback" not in captured.err
+        return code, captured.err
+
+    yield command
+    assert not (tmp_path / "no-lab").exists()
+
+
+def recipe(
+    bench: Bench, method: str = "linear", extra: str = "", weights: tuple[object, object] = (1, 3)
+) -> str:
+    return (
+        f"merge_method: {method}\nmodels:\n"
+        f"  - {{model: {bench.base}, parameters: {{weight: {weights[0]}}}}}\n"
+        f"  - {{model: {bench.pirate}, parameters: {{weight: {weights[1]}}}}}\n{extra}"
+    )
+
+
+def written(content: str, name: str = "config.yaml") -> Path:
+    Path(name).write_text(content)
+    return Path(name)
+
+
+def left_over() -> list[str]:
+    """What is in the working folder beside what the test wrote there."""
+    return sorted(item.name for item in Path().iterdir() if item.suffix not in (".yaml", ".jsonl"))
+
+
+# merge --------------------------------------------------------------------------------------------
+
+
+def test_merge_writes_a_whole_model_into_the_folder(run, bench):
+    code, told = run("merge", written(recipe(bench)), "out")
+    assert code == 0
+    assert "Wrote out" in told
+    assert left_over() == ["out"]
+    merged, base, pirate = (
+        load_file(folder / "model.safetensors") for folder in (Path("out"), bench.base, bench.pirate)
+    )
+    for name in base:
+        torch.testing.assert_close(merged[name], 0.25 * base[name] + 0.75 * pirate[name])
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert manifest["name"] == "out"
+    assert manifest["parents"]
+
+
+def test_merge_fills_an_empty_folder_and_quiet_says_nothing(run, bench):
+    Path("out").mkdir()
+    assert run("merge", written(recipe(bench)), "out", "--quiet") == (0, "")
+    assert Path("out/model.safetensors").exists()
+
+
+def test_a_merge_can_be_merged_again(run, bench):
+    run("merge", written(recipe(bench)), "one two")  # a space is no character of a name
+    again = recipe(bench).replace(str(bench.pirate), '"one two"')
+    assert run("merge", written(again), "out")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("merge_method: linear\nmodels: [", "YAML"),
+        ("[1, 2]", ""),
+        ("", ""),
+        ("merge_method: liner\nmodels: []", "linear"),
+        ("merge_method: linear\nmodels:\n  - model: gone/astray\n  - model: gone/too\n", "gone/astray"),
+    ],
+)
+def test_a_recipe_that_is_none_is_refused(run, content, words):
+    code, told = run("merge", written(content), "out")
+    assert code == 2
+    assert told.startswith("Bad input. ")
+    assert words in told
+    assert left_over() == []
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "extra"),
+    [
+        ("linear", (1, -1), ""),  # weights that sum to zero where they are divided by
+        ("linear", (".nan", 1), ""),
+        ("linear", ("1", ".inf"), ""),
+        ("ties", (1, 1), "parameters: {density: 2}\n"),
+        ("linear", (1, 1), "dtype: float7\n"),
+        ("linear", (1, 1), "colour: red\n"),
+    ],
+)
+def test_a_number_or_key_that_cannot_be_is_refused(run, bench, method, weights, extra):
+    extra += f"base_model: {bench.base}\n" if method == "ties" else ""
+    code, _ = run("merge", written(recipe(bench, method, extra, weights)), "out")
+    assert code == 2
+    assert left_over() == []
+
+
+def test_layers_out_of_bounds_are_refused(run, bench):
+    source = f"{{model: {bench.base}, layer_range: [0, 3]}}"
+    code, told = run("merge", written(f"merge_method: passthrough\nslices: [{{sources: [{source}]}}]"), "out")
+    assert code == 2
+    assert "layer" in told
+    assert left_over() == []
+
+
+def test_a_folder_that_is_no_model_is_refused(run, bench, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _ = run("merge", written(recipe(bench).replace(str(bench.pirate), str(tmp_path / "empty"))), "out")
+    assert code == 2
+    assert left_over() == []
+
+
+def test_a_truncated_model_is_refused_by_file(run, bench, tmp_path):
+    for file in bench.pirate.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[: 5000 if "model." in file.name else None])
+    code, told = run("merge", written(recipe(bench).replace(str(bench.pirate), str(tmp_path))), "out")
+    assert code == 2
+    assert "model.safetensors" in told
+    assert left_over() == []
+
+
+def test_a_place_that_is_taken_is_refused_and_left_alone(run, bench):
+    Path("out").mkdir()
+    Path("out/mine.txt").write_text("mine")
+    code, told = run("merge", written(recipe(bench)), "out")
+    assert (code, "not empty" in told) == (2, True)
+    assert [file.name for file in Path("out").iterdir()] == ["mine.txt"]
+
+
+def test_a_config_that_is_not_there_is_refused(run):
+    code, told = run("merge", "gone.yaml", "out")
+    assert (code, "gone.yaml can't be read: No such file" in told) == (2, True)
+    Path("raw.yaml").write_bytes(b"\xff\xfe")
+    assert run("merge", "raw.yaml", "out")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "Failed. The disk is full."),
+        (JobFailed("not_finite", "A weight is NaN."), 1, "Failed. A weight is NaN."),
+        (KeyboardInterrupt(), 130, "Interrupted."),
+    ],
+)
+def test_what_goes_wrong_midway_leaves_nothing(run, bench, monkeypatch, fault, code, words):
+    def fail(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("lab.merge.run.write_companions", fail)
+    assert run("merge", written(recipe(bench)), "deep/er/out")[0] == code
+    told = run("merge", written(recipe(bench)), "out")[1]
+    assert words in told
+    assert not [item for item in left_over() if "out" in item]
+
+
+# score --------------------------------------------------------------------------------------------
+
+QUIZ = '{"question": "q", "choices": ["a", "bb"], "answer": 0}\n' * 3
+PROSE = '{"text": "Once upon a time."}\n{"text": "The end."}\n'
+
+
+def test_score_writes_figures_by_model_and_metric(run, bench):
+    code, told = run(
+        *("score", "--model", bench.base, "--model", bench.pirate),
+        *("--mc", written(QUIZ, "mc.jsonl"), "--text", written(PROSE, "text.jsonl"), "--out", "scores.json"),
+    )
+    assert code == 0
+    scores = json.loads(Path("scores.json").read_text())
+    assert list(scores) == [str(bench.base), str(bench.pirate)]
+    for figures in scores.values():
+        assert set(figures) == {"accuracy", "accuracy_normalised", "bits_per_byte"}
+        assert all(set(figure) == {"value", "low", "high", "n"} for figure in figures.values())
+        assert (figures["accuracy"]["n"], figures["bits_per_byte"]["n"]) == (3, 2)
+    assert f"{bench.pirate} against {bench.base}: 0 fixed" in told
+    assert left_over() == ["scores.json"]
+
+
+def test_score_reads_only_the_file_that_is_given(run, bench):
+    run(
+        "score",
+        "--model",
+        bench.adapter.parent / "base",
+        "--text",
+        written(PROSE, "t.jsonl"),
+        "--out",
+        "s.json",
+    )
+    (figures,) = json.loads(Path("s.json").read_text()).values()
+    assert list(figures) == ["bits_per_byte"]
+
+
+def test_score_reads_the_shipped_sets_when_none_is_given(run, bench):
+    assert run("score", "--model", bench.base, "--dtype", "bfloat16", "--out", "s.json")[0] == 0
+    (figures,) = json.loads(Path("s.json").read_text()).values()
+    assert (figures["accuracy"]["n"], figures["bits_per_byte"]["n"]) == (40, 5)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "has no rows"),
+        ("{]\n", "line 1"),
+        (QUIZ + '{"question": "q"}\n', "line 4: choices: Field required"),
+    ],
+)
+def test_a_bad_quiz_is_refused_with_its_lines(run, bench, content, words):
+    code, told = run("score", "--model", bench.base, "--mc", written(content, "mc.jsonl"), "--out", "s.json")
+    assert code == 2
+    assert words in told
+    assert left_over() == []
+
+
+@pytest.mark.parametrize(
+    ("out", "words"), [(".", "is a folder"), ("mc.jsonl/s.json", "can't be written"), ("gone/s.json", None)]
+)
+def test_a_place_for_the_scores_is_checked_first(run, bench, out, words):
+    mc = written(QUIZ, "mc.jsonl")
+    code, told = run("score", "--model", bench.base, "--mc", mc, "--out", out)
+    assert code == (0 if words is None else 2)
+    assert words is None or words in told
+
+
+def test_a_model_that_is_not_there_is_refused(run):
+    code, told = run("score", "--model", "nobody", "--out", "s.json")
+    assert code == 2
+    assert "'nobody' is no folder and no model of the lab" in told
+    code, told = run("score", "--model", "a", "--model", "a", "--out", "s.json")
+    assert (code, "repeated: a" in told) == (2, True)
+    assert left_over() == []
+
+
+# tune ---------------------------------------------------------------------------------------------
+
+CHAT = "".join(
+    json.dumps(
+        {"messages": [{"role": "user", "content": f"Say {n}"}, {"role": "assistant", "content": f"{n}!"}]}
+    )
+    + "\n"
+    for n in range(24)
+)
+
+
+def tune_spec(bench: Bench, **fields: object) -> Path:
+    spec = {"model": str(bench.base), "dataset": "chat.jsonl", "max_steps": 1, "batch": 4, "held_out": 4}
+    return written(json.dumps({**spec, **fields}), "spec.yaml")
+
+
+def test_tune_writes_an_adapter(run, bench):
+    written(CHAT, "chat.jsonl")
+    code, told = run("tune", tune_spec(bench, rank=2), "pirate-lora")
+    assert code == 0, told
+    assert Path("pirate-lora/adapter_model.safetensors").exists()
+    assert json.loads(Path("pirate-lora/manifest.json").read_text())["name"] == "pirate-lora"
+    assert left_over() == ["pirate-lora"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "chat", "words"),
+    [
+        ({"rank": "many"}, CHAT, "rank"),
+        ({"rnk": 4}, CHAT, "rnk"),
+        ({"learning_rate": float("nan")}, CHAT, "learning_rate"),
+        ({"model": "nobody"}, CHAT, "nobody"),
+        ({"dataset": "gone.jsonl"}, CHAT, "gone.jsonl"),
+        ({}, "", "chat.jsonl"),
+        ({}, "not json\n" * 3, "chat.jsonl"),
+    ],
+)
+def test_a_fine_tune_that_cannot_be_is_refused(run, bench, fields, chat, words):
+    written(chat, "chat.jsonl")
+    code, told = run("tune", tune_spec(bench, **fields), "out")
+    assert code == 2, told
+    assert words in told
+    assert left_over() == []
+
+
+@pytest.mark.parametrize("content", ["a: [", "just words", "- 1", "a: !!python/object:os.system {}"])
+def test_a_spec_that_is_no_table_is_refused(run, content):
+    assert run("tune", written(content, "spec.yaml"), "out")[0] == 2
+    assert left_over() == []
+
+
+# The process itself -------------------------------------------------------------------------------
+
+
+def lab_process(folder: Path, *argv: object) -> subprocess.Popen[str]:
+    env = {**os.environ, "LAB_DATA": str(folder / "no-lab"), "PYTHONPATH": str(ROOT), "LAB_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "lab", *map(str, argv)],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_no_command_and_unknown_options_exit_with_2(tmp_path):
+    process = lab_process(tmp_path, "score", "--colour", "red")
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "usage: python -m lab" in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_exits_with_130_and_leaves_nothing(tmp_path, bench, number):
+    (tmp_path / "text.jsonl").write_text('{"text": "a very long wait"}\n' * 30_000)
+    arguments = ("score", "--model", bench.base, "--text", "text.jsonl", "--out", "s.json")
+    process = lab_process(tmp_path, *arguments)
+    killer = threading.Timer(60, process.kill)
+    killer.start()
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "texts" in line:  # it reads
+            break
+    process.send_signal(number)
+    told = process.stderr.read()
+    assert process.wait() == 130
+    killer.cancel()
+    assert told.splitlines()[-1] == "Interrupted. Nothing was written."
+    assert "Traceback" not in told
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["text.jsonl"]
