@@ -13,7 +13,11 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeJob, FakeShelf
+from hypothesis import settings
 from tiny_models import Bench, write_bench
+
+settings.register_profile("lab", deadline=None, max_examples=60)  # other work shares the machine's cores
+settings.load_profile("lab")
 
 
 @pytest.fixture(scope="session")

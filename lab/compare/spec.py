@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lab.core.spec import JobSpec, ModelRef, Spec
+from lab.models.sampling import Sampling
 
 Text = Annotated[str, Field(min_length=1, max_length=100_000)]
 
@@ -14,26 +15,6 @@ class Turn(Spec):
 
     prompt: Text
     answers: tuple[Annotated[str, Field(max_length=100_000)], ...]
-
-
-class Sampling(Spec):
-    """How the next token is chosen; the same for every column.
-
-    Attributes:
-        seed: every column draws the same random numbers.
-        temperature: 0 always takes the likeliest token.
-        top_p: draw among the likeliest tokens that together have this probability.
-        top_k: draw among so many likeliest tokens; 0 for all.
-        repetition_penalty: divides the score of tokens that were said before; 1 for none.
-        max_new_tokens: where an answer is cut off.
-    """
-
-    seed: Annotated[int, Field(ge=0, lt=1 << 31, description="The same seed draws the same numbers")] = 0
-    temperature: Annotated[float, Field(ge=0, le=2, description="0 always takes the likeliest token")] = 0.2
-    top_p: Annotated[float, Field(gt=0, le=1, description="Share of probability to draw from")] = 0.9
-    top_k: Annotated[int, Field(ge=0, le=1000, description="Tokens to draw from; 0 for all")] = 0
-    repetition_penalty: Annotated[float, Field(ge=1, le=2, description="Against repetition; 1 is none")] = 1.0
-    max_new_tokens: Annotated[int, Field(ge=1, le=4096, description="Longest answer, in tokens")] = 256
 
 
 class CompareSpec(JobSpec, Sampling):
