@@ -174,7 +174,7 @@ class PathShelf:
         Raises:
             NotFound: it is neither a folder nor a name of the catalog.
         """
-        path = Path(ref).expanduser()
+        path = expanded(ref)
         if path.is_dir():
             return path
         if self._catalog is not None and "/" not in ref:
@@ -187,7 +187,7 @@ class PathShelf:
         Raises:
             NotFound: it is neither a file nor a name of the catalog.
         """
-        path = Path(ref).expanduser()
+        path = expanded(ref)
         if path.is_file():
             return path
         if self._catalog is not None and "/" not in ref:
@@ -202,6 +202,14 @@ class PathShelf:
     def memory_bytes(self) -> int:
         """Return the memory of this machine, in bytes."""
         return int(psutil.virtual_memory().total)
+
+
+def expanded(path: str) -> Path:
+    """Return a path with ~ replaced by the home folder; one of nobody we know stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def check_new_name(store: Store, name: str) -> None:
