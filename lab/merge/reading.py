@@ -20,6 +20,7 @@ from lab.models.weights import DTYPES
 CHUNK = 1 << 18
 """Elements merged in one go: a few such rows of float32 stay in the processor's cache."""
 
+_DROP_CHUNKS = 64  # after that many chunks, 32 MB of each 16-bit model, pages are let go of
 _ROW_GAP = 1040  # keeps rows of a power of two from falling on the same lines of the cache
 
 
@@ -98,6 +99,7 @@ class TensorStack:
         self, tensor: OutputTensor, reader: Reader, scratch: Scratch, tick: Callable[[], None]
     ) -> None:
         self._tensor, self._scratch, self._tick = tensor, scratch, tick
+        self._reader = reader
         self._inputs = [_Values(part, reader) for part in tensor.inputs]
         self._base = _Values(tensor.base, reader) if tensor.base else None
         self._is_checked = False
@@ -115,7 +117,7 @@ class TensorStack:
             JobFailed: a model holds a NaN or an infinity in this tensor.
         """
         total = self._tensor.elements
-        for start in range(0, total, CHUNK):
+        for place, start in enumerate(range(0, total, CHUNK), 1):
             self._tick()
             size = min(CHUNK, total - start)
             rows = self._scratch.rows[: len(self._inputs), :size]
@@ -126,7 +128,13 @@ class TensorStack:
                 self._read(self._base, start, self.base)
                 rows.sub_(self.base)
             yield rows
+            if place % _DROP_CHUNKS == 0:
+                self._drop()
         self._is_checked = True
+
+    def _drop(self) -> None:
+        for values in (*self._inputs, self._base) if self._base else self._inputs:
+            self._reader.drop(values.part.info)
 
     def _read(self, values: "_Values", start: int, row: Tensor) -> None:
         values.read(start, row)

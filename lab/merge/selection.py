@@ -1,18 +1,20 @@
 """Exact selection of the k largest magnitudes, in chunks, in a few passes and little memory.
 
 Magnitudes are non-negative float32 numbers, whose bit patterns sort as they do. A histogram of the
-upper half of the pattern finds the bin of the k-th largest; a second pass over that bin finds it. Of
+upper bits of the pattern finds the bin of the k-th largest; a second pass over that bin finds it. Of
 equal magnitudes the first are kept, so that exactly k are. Pure: tensors and numbers only.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-_HALF = 16
-_BINS = 1 << 15  # a float without its sign has 31 bits: 15 above, 16 below
+_LOW = 18
+_BINS = 1 << 31 - _LOW  # a float without its sign has 31 bits: 13 above, 18 below
+_ENOUGH = 1 << 18  # magnitudes to count at a time in the fine histogram, which is as long
 _KEEP_ALL = -1.0
 
 Passes = Callable[[], Iterable[Tensor | Sequence[Tensor]]]
@@ -58,11 +60,12 @@ class Cut:
             return row
         if self.ties == 0:
             return _shrink(row, self.value)
-        equal = row.abs() == self.value
-        found = int(torch.count_nonzero(equal))
+        magnitudes = row.abs().numpy()
+        equal = magnitudes == np.float32(self.value)
+        found = int(np.count_nonzero(equal))
         if found > self.ties:
-            late = equal.nonzero().flatten()[self.ties :]
-            row[late] = 0.0
+            late = np.flatnonzero(equal)[self.ties :]
+            row[torch.from_numpy(late)] = 0.0
         self.ties = max(0, self.ties - found)
         return _shrink(row, _just_below(self.value))
 
@@ -83,21 +86,46 @@ def largest_cuts(passes: Passes, counts: Sequence[int], total: int) -> list[Cut]
     upper = torch.zeros(len(counts), _BINS, dtype=torch.int64)
     for rows in passes():
         for row in open_rows:
-            pattern = rows[row].view(torch.int32).bitwise_right_shift_(_HALF)
+            pattern = rows[row].view(torch.int32).bitwise_right_shift_(_LOW)
             upper[row] += torch.bincount(pattern, minlength=_BINS)
     bins = {row: _bin_of(upper[row], counts[row]) for row in open_rows}
-    lower = torch.zeros(len(counts), 1 << _HALF, dtype=torch.int64)
+    lower = {row: _Tally() for row in open_rows}
     for rows in passes():
         for row in open_rows:
-            first = bins[row][0] << _HALF
-            pattern = rows[row].view(torch.int32).sub_(first)
-            inside = pattern[pattern.bitwise_right_shift(_HALF) == 0]
-            lower[row] += torch.bincount(inside, minlength=1 << _HALF)
+            lower[row].add(_inside(rows[row], bins[row][0]))
     for row in open_rows:
         top, wanted = bins[row]
-        bottom, ties = _bin_of(lower[row], wanted)
-        cuts[row] = Cut(_magnitude(top << _HALF | bottom), ties)
+        bottom, ties = _bin_of(lower[row].counts(), wanted)
+        cuts[row] = Cut(_magnitude(top << _LOW | bottom), ties)
     return cuts
+
+
+class _Tally:
+    """Counts the lower bits of patterns, many at a time."""
+
+    def __init__(self) -> None:
+        self._counts = torch.zeros(1 << _LOW, dtype=torch.int64)
+        self._waiting: list[Tensor] = []
+        self._size = 0
+
+    def add(self, lower: Tensor) -> None:
+        self._waiting.append(lower)
+        self._size += len(lower)
+        if self._size >= _ENOUGH:
+            self.counts()
+
+    def counts(self) -> Tensor:
+        if self._waiting:
+            self._counts += torch.bincount(torch.cat(self._waiting), minlength=1 << _LOW)
+            self._waiting, self._size = [], 0
+        return self._counts
+
+
+def _inside(magnitudes: Tensor, upper: int) -> Tensor:
+    """Return the lower bits of the patterns whose upper bits is `upper`. Overwrites the magnitudes."""
+    offsets = magnitudes.view(torch.int32).sub_(upper << _LOW).numpy()
+    # numpy compares and picks several times faster than torch does; below the bin is far above, unsigned.
+    return torch.from_numpy(offsets[offsets.view(np.uint32) < 1 << _LOW])
 
 
 def _bin_of(histogram: Tensor, count: int) -> tuple[int, int]:

@@ -1,0 +1,94 @@
+"""What holds for every merge method, whoever wrote it. The tests of docs/merge-methods.md use it too."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lab.merge.registry import MergeMethod
+
+
+class Chunked:
+    """A stack in chunks of a given length, in one buffer that is used again."""
+
+    def __init__(self, rows: Tensor, length: int) -> None:
+        self.shape = tuple(rows.shape[1:])
+        self._rows, self._length = rows.flatten(1), length
+
+    def chunks(self) -> Iterator[Tensor]:
+        scratch = torch.empty(len(self._rows), self._length)
+        for piece in self._rows.split(self._length, dim=1):
+            chunk = scratch[:, : piece.shape[1]]
+            yield chunk.copy_(piece)
+            scratch.fill_(float("nan"))  # whoever still holds the chunk will notice
+
+
+def knobs_of(method: MergeMethod, **changes: Any) -> dict[str, Any]:
+    """Return a method's knobs by argument name, with defaults."""
+    return {name: changes.get(name, info.default) for name, info in method.knobs.model_fields.items()}
+
+
+def counts(method: MergeMethod) -> range:
+    """Return the numbers of models to try."""
+    return range(method.models[0], min(method.models[1], 4) + 1)
+
+
+def some_rows(count: int, shape: tuple[int, ...] = (5, 7), seed: int = 0) -> Tensor:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def check_everything(method: MergeMethod) -> None:
+    """Check a method with its default knobs against all that must hold."""
+    for count in counts(method):
+        result_has_one_models_shape(method, count)
+        inputs_are_left_alone(method, count)
+        identical_models_give_that_model(method, count)
+        no_change_leaves_the_base(method, count)
+        chunks_give_what_the_whole_gives(method, count)
+        order_of_equal_models_does_not_matter(method, count)
+
+
+def result_has_one_models_shape(method: MergeMethod, count: int) -> None:
+    for shape in ((5, 7), (3,), (1, 1), (2, 3, 4)):
+        merged = method.function(some_rows(count, shape), torch.ones(count), **knobs_of(method))
+        assert merged.shape == shape
+        assert merged.dtype == torch.float32
+
+
+def inputs_are_left_alone(method: MergeMethod, count: int) -> None:
+    rows = some_rows(count)
+    before = rows.clone()
+    method.function(rows, torch.ones(count), **knobs_of(method))
+    assert torch.equal(rows, before)
+
+
+def identical_models_give_that_model(method: MergeMethod, count: int) -> None:
+    row = some_rows(1)
+    weights = torch.full((count,), 1 / count)
+    merged = method.function(row.expand(count, *row.shape[1:]).clone(), weights, **knobs_of(method))
+    torch.testing.assert_close(merged, row[0], rtol=1e-5, atol=1e-6)
+
+
+def no_change_leaves_the_base(method: MergeMethod, count: int) -> None:
+    if method.space == "delta":
+        merged = method.function(torch.zeros(count, 5, 7), torch.ones(count), **knobs_of(method))
+        assert torch.equal(merged, torch.zeros(5, 7))
+
+
+def chunks_give_what_the_whole_gives(method: MergeMethod, count: int, **changes: Any) -> None:
+    rows, weights = some_rows(count), torch.linspace(1.0, 0.4, count)
+    knobs = knobs_of(method, **changes)
+    whole = method.function(rows.clone(), weights, **knobs)
+    for length in (1, 4, 16, 35, 100):
+        pieces = [piece.clone() for piece in method.stream(Chunked(rows, length), weights, knobs)]
+        torch.testing.assert_close(torch.cat(pieces).view(whole.shape), whole, rtol=1e-5, atol=1e-6)
+
+
+def order_of_equal_models_does_not_matter(method: MergeMethod, count: int) -> None:
+    if method.base == "first" and any(knob != 0.5 for knob in knobs_of(method).values()):
+        return  # the base comes first
+    rows, weights = some_rows(count), torch.full((count,), 0.7)
+    forward = method.function(rows.clone(), weights, **knobs_of(method))
+    backward = method.function(rows.flip(0).clone(), weights, **knobs_of(method))
+    torch.testing.assert_close(forward, backward, rtol=1e-5, atol=1e-6)
