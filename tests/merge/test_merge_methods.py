@@ -4,7 +4,7 @@ from math import pi, sin, sqrt
 
 import pytest
 import torch
-from properties import check_everything, chunks_give_what_the_whole_gives, counts
+from merge_properties import check_everything, chunks_give_what_the_whole_gives, counts
 from torch import Tensor, tensor
 
 from lab.merge.methods.linear import linear
