@@ -147,9 +147,11 @@ def read_value(info: FieldInfo, value: Any) -> Any:
     kind, _ = plain_type(info.annotation)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
+    if isinstance(value, str):
+        value = _as_number(value.strip()) if kind in (int, float) else value.strip()
     if kind is int and isinstance(value, float) and math.isfinite(value) and value.is_integer():
         return int(value)
-    return value.strip() if isinstance(value, str) else value
+    return value
 
 
 def _control(name: str, info: FieldInfo, value: Any) -> Control:
@@ -161,17 +163,28 @@ def _control(name: str, info: FieldInfo, value: Any) -> Control:
 
 def _number(info: FieldInfo, kind: Any, start: Any, is_optional: bool, shared: dict[str, Any]) -> Any:
     least, most = bounds(info)
-    is_narrow = least is not None and most is not None and most - least <= 2 and kind is float
-    if is_narrow and not is_optional:
+    if is_optional:  # Gradio's number shows 0 where there is none
+        return gr.Textbox(
+            value="" if start is None else f"{start:g}", placeholder="automatic", max_lines=1, **shared
+        )
+    if kind is float and _is_narrow(least, most, start):
         return gr.Slider(minimum=least, maximum=most, value=start, step=0.01, buttons=[], **shared)
     # Bounds are left to the model, whose message says what was seen and what was expected.
-    return gr.Number(
-        value=start,
-        step=1 if kind is int else 0.01,
-        precision=None,
-        placeholder="automatic" if is_optional else None,
-        **shared,
-    )
+    return gr.Number(value=start, step=1 if kind is int else 0.01, **shared)
+
+
+def _is_narrow(least: float | None, most: float | None, start: float | None) -> bool:
+    """Whether a slider in steps of 0.01 can reach every value that makes sense."""
+    if least is None or most is None or start is None or most - least > 2:
+        return False
+    return start == 0 or start >= (most - least) / 50
+
+
+def _as_number(text: str) -> float | str:
+    try:
+        return float(text.replace(",", ""))
+    except ValueError:
+        return text  # the model refuses it and says what was seen
 
 
 def _bare(annotation: Any) -> Any:

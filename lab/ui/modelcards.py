@@ -75,7 +75,8 @@ def _row(entry: CatalogEntry, scores: Sequence[ScoreRow], now: float) -> str:
     parameters = row.facts.get("parameters")
     return (
         f'<tr class="lab-row" data-model="{esc(row.name)}"><td>'
-        f'<button type="button" class="lab-link" data-do="open" data-id="{esc(row.name)}">{esc(row.name)}</button> {look}'
+        f'<button type="button" class="lab-link" data-do="open" data-id="{esc(row.name)}">'
+        f"{esc(row.name)}</button> {look}"
         f'<br><span class="lab-muted lab-small">{esc(row.words or short_facts(row.facts))}</span></td>'
         f'<td class="lab-small lab-wide lab-break" data-label="Parents">{esc(listed(row.parents))}</td>'
         f'<td class="lab-num" data-label="Parameters">{esc(count(parameters)) if parameters else ""}</td>'
@@ -86,7 +87,8 @@ def _row(entry: CatalogEntry, scores: Sequence[ScoreRow], now: float) -> str:
 
 
 def _opened(inside: str) -> str:
-    return f'<tr class="lab-opened"><td colspan="6" class="lab-wide"><div class="lab-job-detail">{inside}</div></td></tr>'
+    detail = f'<div class="lab-job-detail">{inside}</div>'
+    return f'<tr class="lab-opened"><td colspan="6" class="lab-wide">{detail}</td></tr>'
 
 
 def _scores(scores: Sequence[ScoreRow]) -> str:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from lab.core.store.rows import LIVE
 from lab.ui import theme, widgets
-from lab.ui.pages import compare, jobs, merge, models
+from lab.ui.pages import compare, finetune, jobs, merge, models
 from lab.ui.redraw import Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services
 from lab.ui.words import listed
@@ -21,6 +21,7 @@ mount_options = theme.mount_options
 PAGES: tuple[tuple[str, str, Callable[[Services], None]], ...] = (
     ("models", "Models", models.build),
     ("merge", "Merge", merge.build),
+    ("finetune", "Fine-tune", finetune.build),
     ("compare", "Compare", compare.build),
     ("jobs", "Jobs", jobs.build),
 )
@@ -87,10 +88,11 @@ class _Bar:
             if live
             else ""
         )
+        place = f"{widgets.esc(who.words)} · {widgets.esc(self._machine())}"
         return only_changed(
             seen,
             f'<div class="lab-bar"><span class="lab-name">{_MARK}Crucible</span>'
-            f'<span class="lab-status">{chip}<span>{widgets.esc(who.words)} · {widgets.esc(self._machine())}</span>'
+            f'<span class="lab-status">{chip}<span>{place}</span>'
             f"</span></div>",
         )
 

@@ -158,5 +158,6 @@ def mount_options() -> dict[str, Any]:
         "theme": lab_theme(),
         "css_paths": [STATIC / "crucible.css"],
         "head": '<meta name="color-scheme" content="light dark">'
-        f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml;base64,{icon}"><script>{script}</script>',
+        f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml;base64,{icon}">'
+        f"<script>{script}</script>",
     }

@@ -10,8 +10,10 @@ from functools import lru_cache
 from typing import Any
 
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 
+from lab.core.errors import Problem
 from lab.core.events import Event
 from lab.ui import widgets
 from lab.ui.widgets import esc
@@ -34,6 +36,11 @@ class Column:
     text: str = ""
     phase: str = "waiting"
     figures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def failure(self) -> str:
+        """Why there is no answer, or no more of it; "" while all is well."""
+        return str(self.figures.get("failure", ""))
 
     @property
     def is_done(self) -> bool:
@@ -113,8 +120,11 @@ def columns_html(
         _column(place, head, column, _turns(spec, place), spec["prompt"], (f"{key}-{place}", elapsed))
         for place, (head, column) in enumerate(zip(heads, transcript.columns, strict=True))
     )
-    notes = "".join(widgets.note(words, "warm") for words in transcript.notes)
-    return f'<div class="lab-columns" style="--n:{len(heads)}" data-address="run" data-value="{esc(key)}">{drawn}</div>{notes}'
+    said = [column.failure for column in transcript.columns if column.failure]
+    news = [words for words in transcript.notes if not any(words.endswith(one) for one in said)]
+    notes = "".join(widgets.note(words, "warm") for words in news)
+    address = f'data-address="run" data-value="{esc(key)}"'
+    return f'<div class="lab-columns" style="--n:{len(heads)}" {address}>{drawn}</div>{notes}'
 
 
 def empty_columns(heads: Sequence[Head], words: str) -> str:
@@ -140,10 +150,12 @@ def _column(
     look = "" if column.is_done else " lab-plain"
     caret = " lab-caret" if column.phase == "writing" else ""
     asked = f'<div class="lab-asked">{esc(prompt)}</div>'
+    failure = widgets.problem_list([Problem("", column.failure)] if column.failure else [])
     return (
         f'<article class="lab-card lab-column" data-column="{place}" data-phase="{esc(column.phase)}">'
         f'<header>{_name(place, head)}<div class="lab-chips">{_chips(column, clock)}</div></header>'
-        f'{earlier}{asked}<div class="lab-answer{look}{caret}" aria-live="off">{shown}</div></article>'
+        f'{earlier}{asked}<div class="lab-answer{look}{caret}" aria-live="off">{shown}</div>'
+        f"{failure}</article>"
     )
 
 
@@ -184,17 +196,14 @@ def _chips(column: Column, clock: tuple[str, float]) -> str:
 
 def _reader() -> MarkdownIt:
     reader = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("table").disable("image")
-    plain_open = reader.renderer.rules.get("link_open")
-
-    def link_open(tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
-        tokens[index].attrSet("rel", "noopener noreferrer nofollow")
-        tokens[index].attrSet("target", "_blank")
-        if plain_open is not None:
-            return str(plain_open(tokens, index, options, env))
-        return str(reader.renderer.renderToken(tokens, index, options, env))
-
-    reader.renderer.rules["link_open"] = link_open
+    reader.add_render_rule("link_open", _outside_link)
     return reader
+
+
+def _outside_link(renderer: RendererHTML, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+    tokens[index].attrSet("rel", "noopener noreferrer nofollow")
+    tokens[index].attrSet("target", "_blank")
+    return str(renderer.renderToken(tokens, index, options, env))
 
 
 _READER = _reader()

@@ -139,7 +139,8 @@ def progress_line(job: JobRow) -> str:
         f'<div class="lab-progress"><div class="lab-progress-line"><span class="lab-clip">{esc(words)}</span>'
         f"<span>{esc(figures)}</span></div>"
         f'<div class="lab-track" role="progressbar" aria-valuenow="{round(100 * share)}" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-label="{esc(job.title)}"><i style="width:{100 * share:.1f}%"></i></div></div>'
+        f'aria-valuemax="100" aria-label="{esc(job.title)}">'
+        f'<i style="width:{100 * share:.1f}%"></i></div></div>'
     )
 
 

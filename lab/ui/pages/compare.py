@@ -8,9 +8,10 @@ from typing import Any
 import gradio as gr
 from pydantic import ValidationError
 
-from lab.compare.spec import CompareSpec, Sampling, Turn
+from lab.compare.spec import CompareSpec, Turn
 from lab.core.errors import LabError, Problem, problems_of
 from lab.core.store.rows import JobRow
+from lab.models.sampling import Sampling
 from lab.ui import form, modelview, widgets
 from lab.ui.pages import scores
 from lab.ui.redraw import Seen, every, only_changed, when_page_opens
@@ -48,7 +49,8 @@ def build(services: Services) -> None:
     answers = widgets.picture(elem_id="lab-answers")
     with gr.Row(elem_classes="lab-panel lab-ask", elem_id="lab-ask", equal_height=True):
         question = gr.Textbox(
-            show_label=False, container=False, placeholder="Ask something (Ctrl+Enter sends)", lines=2, max_lines=8,
+            show_label=False, container=False, placeholder="Ask something (Ctrl+Enter sends)",
+            lines=2, max_lines=8,
             scale=8, elem_id="lab-question", label="Question",
         )  # fmt: skip
         with gr.Column(scale=1, min_width=150):
@@ -71,7 +73,7 @@ def build(services: Services) -> None:
     stop.click(page.stop, [run], [problems], api_name="compare_stop", show_progress="hidden")
     fresh.click(page.start_over, [models], told, api_name="compare_new", show_progress="hidden")
     models.input(
-        page.preview, [models, run], [answers, run, fresh], api_name="compare_choose", show_progress="hidden"
+        page.preview, [models], [answers, run, fresh], api_name="compare_choose", show_progress="hidden"
     )
     scores.build_section(services, models, timer)
 
@@ -104,7 +106,7 @@ class _Compare:
         changed, digests = only_changed(seen, names)
         return (gr.Dropdown(choices=names) if changed == names else gr.skip()), digests
 
-    def preview(self, chosen: list[str], run: str, request: gr.Request) -> tuple[Any, ...]:
+    def preview(self, chosen: list[str], request: gr.Request) -> tuple[Any, ...]:
         """Draw empty columns for another choice of models: it begins a new conversation."""
         return self._empty(chosen, self.services.who(request)), "", gr.Button(visible=False)
 
@@ -195,7 +197,8 @@ class _Compare:
         has_answers = isinstance(run, str) and bool(run)
         return (
             html, run, question, rest, *lines,
-            gr.Button(interactive=not is_live), gr.Button(visible=is_live), gr.Button(visible=has_answers and not is_live),
+            gr.Button(interactive=not is_live), gr.Button(visible=is_live),
+            gr.Button(visible=has_answers and not is_live),
         )  # fmt: skip
 
     def _transcript(self, job: JobRow) -> Transcript:

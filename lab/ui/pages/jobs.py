@@ -25,7 +25,7 @@ def build(services: Services) -> None:
     rows = widgets.board(elem_id="lab-jobs")
     opened = gr.State("")
     seen = gr.State(())
-    when_page_opens(page.open_linked, [seen], [opened, rows, seen], "jobs_open")
+    when_page_opens(page.open_linked, None, [opened, rows, seen], "jobs_open")
     every(gr.Timer(1.5), page.draw, [opened, seen], [rows, seen], "jobs")
     rows.click(
         page.press,
@@ -47,7 +47,7 @@ class _Jobs:
             "retry": services.desk.retry,
         }
 
-    def open_linked(self, seen: Seen, request: gr.Request) -> tuple[Any, ...]:
+    def open_linked(self, request: gr.Request) -> tuple[Any, ...]:
         """Open the row that the address names."""
         opened = request.query_params.get("job", "")
         return opened, *self.draw(opened, (), request)

@@ -92,7 +92,7 @@ def build(services: Services) -> None:
 
 
 def _lay_out_form() -> tuple[_Parts, list[Any], tuple[Any, Any]]:
-    """Make the controls; return them, the lines for problems of models, base and name, and the two buttons."""
+    """Make the controls; return them, the lines for problems with the recipe, and two buttons."""
     with gr.Column(elem_classes="lab-inputs"):
         rows, models, weights = [], [], []
         for place in range(MOST_INPUTS):
@@ -137,8 +137,9 @@ def _lay_out_form() -> tuple[_Parts, list[Any], tuple[Any, Any]]:
             label="Use the YAML below instead of the form", value=False, elem_id="lab-merge-use-yaml"
         )
         recipe = gr.Textbox(
-            label="Recipe (mergekit YAML)", lines=8, max_lines=24, elem_classes="lab-code", elem_id="lab-merge-yaml",
-            info="The form writes it; paste one of yours to use gradients, filters and slices.", buttons=["copy"],
+            label="Recipe (mergekit YAML)", lines=8, max_lines=24, elem_classes="lab-code",
+            elem_id="lab-merge-yaml",
+            info="The form writes it; paste yours for gradients, filters, slices.", buttons=["copy"],
         )  # fmt: skip
     parts = _Parts(
         models,
@@ -188,7 +189,8 @@ def _bind_form(page: "_Merge", parts: _Parts, told: list[Any], count: Any, butto
         api_name="merge_method", show_progress="hidden",
     )  # fmt: skip
     gr.on(
-        [parts.drop.change, parts.models[0].change], page.stack, [parts.models[0], parts.drop], [parts.ranges],
+        [parts.drop.change, parts.models[0].change], page.stack,
+        [parts.models[0], parts.drop], [parts.ranges],
         api_name="merge_stack", show_progress="hidden",
     )  # fmt: skip
     watched = [one for one in parts.inputs if one is not parts.recipe]
@@ -275,7 +277,7 @@ class _Merge:
         filled = self.read(given)
         try:
             spec = filled.spec()
-            plan = self.services.desk.check(spec)
+            plan: Any = self.services.desk.check(spec)
         except (ValidationError, LabError) as error:
             problems = problems_of(error)
             shown = mergeform.problems_html(problems)

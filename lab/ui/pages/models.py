@@ -16,7 +16,8 @@ from lab.ui.redraw import Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services, Who
 
 _NEXT = (
-    '<a class="lab-button lab-primary" href="?view=finetune" data-view="finetune">Fine-tune the starter model</a>'
+    '<a class="lab-button lab-primary" href="?view=finetune" data-view="finetune">'
+    "Fine-tune the starter model</a>"
     '<a class="lab-button" href="?view=compare" data-view="compare">Ask it something</a>'
 )
 
@@ -137,7 +138,7 @@ class _Models:
         table = modelcards.table(entries, scores, store.database.time(), (opened if card else "", card))
         only_starter = widgets.empty_state(
             "Make your first model",
-            "Teach the starter model a manner of speaking or a skill, then merge what you made and compare the results.",
+            "Teach the starter model a manner or a skill, then merge what you made and compare the results.",
             _NEXT,
         )
         return making + table + (only_starter if len(entries) == 1 else "")
@@ -148,7 +149,7 @@ class _Models:
             return widgets.empty_state("The starter model is being prepared", words)
         failed = self.services.store.jobs.list(kinds=["starter"], states=["failed"], limit=1)
         why = "".join(widgets.failure(job) for job in failed)
-        words = "The lab begins with SmolLM2-135M-Instruct (Apache-2.0, 135 M parameters), small enough for two CPU cores."
+        words = "The lab begins with SmolLM2-135M-Instruct (Apache-2.0): small enough for two CPU cores."
         fetch = widgets.button("Fetch the starter model", "starter", look="primary")
         return why + widgets.empty_state("There is no model yet", words, fetch if not who.is_visitor else "")
 

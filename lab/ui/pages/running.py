@@ -70,4 +70,5 @@ class Running:
             return ""
         made = [row.name for row in self.services.store.models.list() if row.job_id == job.id]
         links = "".join(self.result(name) for name in made)
-        return f'<div data-address="{self.address}" data-value="{widgets.esc(job.id)}">{jobview.live_card(job, links)}</div>'
+        card = jobview.live_card(job, links)
+        return f'<div data-address="{self.address}" data-value="{widgets.esc(job.id)}">{card}</div>'

@@ -106,7 +106,7 @@ class _Scores:
     def draw(
         self, models: list[str], questions: str, texts: str, seen: Seen, request: gr.Request
     ) -> tuple[Any, ...]:
-        """Draw status, verdicts and bars of the chosen models: stored ones, or growing ones while a job runs."""
+        """Draw status, verdicts and bars of the chosen models; while a job runs, its bars grow."""
         chosen = list(models or ())
         job = self._newest(chosen, self.services.who(request))
         live = self._live_figures(job)

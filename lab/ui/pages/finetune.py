@@ -1,0 +1,171 @@
+"""The Fine-tune page: data, method, estimate, start; then the curve while it learns, and the result."""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+from pydantic import ValidationError
+
+from lab.core.errors import LabError, problems_of
+from lab.tune.registry import tune_methods
+from lab.tune.spec import TuneSpec
+from lab.ui import form, modelview, widgets
+from lab.ui.pages.learning import Learning
+from lab.ui.pages.rows import lay_out_data
+from lab.ui.redraw import every, only_changed, when_page_opens
+from lab.ui.services import Services
+
+_KNOBS = ("rank", "learning_rate", "epochs", "max_steps", "full_model")
+_OWN = ("kind", "model", "dataset", "name", "method")
+
+
+def build(services: Services) -> None:
+    """Lay out the page and bind it to the tune room's spec and check."""
+    page = _Finetune(services)
+    widgets.picture(widgets.head("Fine-tune", "Teach a model a manner or a skill from your examples."))
+    dataset, data_step, bind_preview = lay_out_data(services)
+    with gr.Accordion("2 · Method", open=True, elem_classes=["lab-panel", "lab-adding"]) as method_step:
+        with gr.Row():
+            model = gr.Dropdown(label="Model", info="The full model to start from", elem_id="lab-tune-model")
+            method = gr.Dropdown(
+                label="Method", choices=list(tune_methods), value=next(iter(tune_methods)),
+                info=_method_words(),
+                elem_id="lab-tune-method",
+            )  # fmt: skip
+            name = gr.Textbox(
+                label="Name of the adapter", info="What comes out", max_lines=1, elem_id="lab-tune-name"
+            )
+        with gr.Row():
+            knobs = form.make_form({one: TuneSpec.model_fields[one] for one in _KNOBS})
+        with gr.Accordion("More settings", open=False, elem_classes="lab-accordion"), gr.Row():
+            rest = form.make_form(
+                {one: info for one, info in TuneSpec.model_fields.items() if one not in (*_KNOBS, *_OWN)}
+            )
+    page.form = form.Form((*knobs.controls, *rest.controls))
+    with gr.Column(elem_classes="lab-panel"):
+        estimate = widgets.picture(elem_id="lab-tune-estimate")
+        start = gr.Button("Start fine-tuning", variant="primary", elem_id="lab-tune-start", interactive=False)
+    inputs = [dataset, model, method, name, *page.form.inputs]
+    told = [estimate, start, *page.form.lines]
+    gr.on(
+        [one.change for one in inputs], page.check, inputs, told, api_name="tune_check",
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )  # fmt: skip
+    choices = gr.State(())
+    timer = gr.Timer(1)
+    bind_preview(model, timer)
+    dataset.change(page.suggest, [dataset], [name], api_name="tune_name", show_progress="hidden")
+    job, learning = _lay_out_learning(services, timer)
+    when_page_opens(page.open, None, [model, name, choices], "tune_open")
+    every(timer, page.choices, [choices], [model, choices], "tune_models")
+    start.click(
+        page.start,
+        inputs,
+        [estimate, job, name, data_step, method_step],
+        api_name="tune",
+        show_progress="minimal",
+    ).then(learning.draw, *learning.wires, api_name="tune_started", show_progress="hidden")
+
+
+def _lay_out_learning(services: Services, timer: Any) -> tuple[Any, Learning]:
+    """Lay out the part that shows the running fine-tune; return the job's id and the handlers."""
+    job, seen = gr.State(""), gr.State(())
+    card = widgets.board(elem_id="lab-tune-running")
+    problems = widgets.picture()
+    with gr.Column(elem_classes="lab-panel lab-chart", visible=False) as panel:
+        chips = widgets.picture(elem_id="lab-tune-chips")
+        chart = gr.Plot(show_label=False, container=False, elem_id="lab-tune-chart")
+        log = widgets.picture()
+    learning = Learning(services, [job, seen], [card, panel, chips, chart, log, seen])
+    when_page_opens(learning.open, None, [job, *learning.outputs], "tune_running_open")
+    every(timer, learning.draw, *learning.wires, "tune_running")
+    card.click(
+        learning.press, [job, seen], [job, problems, *learning.outputs], api_name="tune_press",
+        show_progress="hidden",
+    )  # fmt: skip
+    return job, learning
+
+
+class _Finetune:
+    """The handlers of the form."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.form = form.Form(())
+
+    def open(self, request: gr.Request) -> tuple[Any, ...]:
+        """Offer the models that can be tuned, and a name that is free."""
+        names = self._bases(request)
+        wanted = request.query_params.get("base", "")
+        taken = modelview.names(self.services.store.models.list())
+        value = wanted if wanted in names else (names[0] if names else None)
+        return (
+            gr.Dropdown(choices=names, value=value),
+            modelview.free_name("my-adapter", taken),
+            only_changed((), names)[-1],
+        )
+
+    def choices(self, seen: Any, request: gr.Request) -> tuple[Any, ...]:
+        """Offer models that came or went; what is chosen stays, and the first one is chosen when it comes."""
+        names = self._bases(request)
+        changed, digests = only_changed(seen, names)
+        if changed is not names:
+            return gr.skip(), digests
+        is_first = seen == only_changed((), [])[-1] and names
+        return gr.Dropdown(choices=names, value=names[0]) if is_first else gr.Dropdown(choices=names), digests
+
+    def check(self, dataset: str, model: str, method: str, name: str, *given: Any) -> tuple[Any, ...]:
+        """Say what the fine-tune will take, or what stands in the way beside its field."""
+        if not dataset:
+            words = widgets.note("Choose or upload examples first.")
+            return words, gr.Button(interactive=False), *self.form.problems([])
+        try:
+            estimate: Any = self.services.desk.check(self._spec(dataset, model, method, name, given))
+        except (ValidationError, LabError) as error:
+            problems = problems_of(error)
+            rest = widgets.problem_list(self.form.rest(problems))
+            return rest, gr.Button(interactive=False), *self.form.problems(problems)
+        return widgets.note(estimate.words), gr.Button(interactive=True), *self.form.problems([])
+
+    def start(
+        self, request: gr.Request, dataset: str, model: str, method: str, name: str, *given: Any
+    ) -> tuple[Any, ...]:
+        """Queue the fine-tune and fold the form."""
+        try:
+            spec = self._spec(dataset, model, method, name, given)
+            job = self.services.desk.submit(spec, self.services.who(request).name, uuid.uuid4().hex)
+        except (ValidationError, LabError) as error:
+            return widgets.problem_list(problems_of(error)), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        taken = modelview.names(self.services.store.models.list())
+        return (
+            widgets.note("Started. It goes on when you leave this page."), job.id,
+            modelview.free_name(name, [*taken, *spec.models_made()]),
+            gr.Accordion(label=f"1 · Data: {dataset}", open=False),
+            gr.Accordion(label=f"2 · Method: {job.title}", open=False),
+        )  # fmt: skip
+
+    def suggest(self, dataset: str) -> str:
+        """Return a free name for the adapter, after the dataset."""
+        taken = modelview.names(self.services.store.models.list())
+        return modelview.free_name(f"{(dataset or 'my')[:50]}-lora", taken)
+
+    def _spec(self, dataset: str, model: str, method: str, name: str, given: Sequence[Any]) -> TuneSpec:
+        return TuneSpec.model_validate(
+            {
+                "dataset": dataset,
+                "model": model or "",
+                "method": method,
+                "name": (name or "").strip(),
+                **self.form.values(given),
+            }
+        )
+
+    def _bases(self, request: gr.Request) -> list[str]:
+        rows = modelview.visible(self.services.store, self.services.who(request))
+        return [row.name for row in rows if row.kind != "adapter"]
+
+
+def _method_words() -> str:
+    return " ".join(f"{one.name}: {one.words}" for one in tune_methods.values())
