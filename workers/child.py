@@ -34,6 +34,7 @@ def main(connection: Connection, settings: Settings, plan: LanePlan, slot: int) 
     """
     _die_with_the_consumer()
     _offer_itself_to_the_kernel()
+    os.nice(plan.niceness)
     enter_child_environment()
     _redirect_output(settings.data / "logs" / f"{plan.lane}.log")
     from workers.bench import Bench

@@ -47,6 +47,11 @@ class LanePlan:
         return self.lane == "chat"
 
     @property
+    def niceness(self) -> int:
+        """How far a child steps back for others: long jobs leave the page and the chat their share."""
+        return 0 if self.keeps_engine else 5
+
+    @property
     def heartbeat_seconds(self) -> float:
         """How often a lease is renewed."""
         return self.lease_seconds / HEARTBEATS_PER_LEASE

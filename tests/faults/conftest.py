@@ -1,6 +1,5 @@
 """A lab whose worker processes the tests start, stop and kill, each by its own process id."""
 
-import os
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import pytest
 from toy_kind import ToySpec
 
 from lab.core.settings import Settings, child_environment
-from lab.core.spec import spec_sha256
+from lab.core.spec import JobSpec, spec_sha256
 from lab.core.store import NewJob, Store
 from lab.core.store.rows import JobRow
 from workers.queue import Bell, make_bells
@@ -32,14 +31,24 @@ class Lab:
     bells: dict[str, Bell]
     consumers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
-    def start(self, lane: str = "batch", failpoint: str = "", lease: float = LEASE_SECONDS) -> psutil.Process:
+    def start(self, lane: str = "batch", failpoint: str = "", stall: float = 30.0) -> psutil.Process:
         """Start a consumer; it is handed back before it is ready."""
-        paths = f"{HERE.parents[1]}{os.pathsep}{HERE}"
-        environment = {**child_environment(), "PYTHONPATH": paths, "LABFAIL": failpoint}
+        return self._start(["toy_lane.py", *self.toy_arguments(lane, stall)], failpoint)
+
+    def toy_arguments(self, lane: str, stall: float = 30.0) -> list[str]:
+        """Return what toy_lane.py is called with."""
+        return [str(self.settings.data), lane, str(LEASE_SECONDS), str(stall)]
+
+    def start_real(self, failpoint: str = "") -> psutil.Process:
+        """Start a consumer for the lab's own kinds of jobs, at its own pace."""
+        return self._start(["real_lane.py", str(self.settings.data)], failpoint)
+
+    def _start(self, command: list[str], failpoint: str) -> psutil.Process:
+        script, *arguments = command
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "toy_lane.py"), str(self.settings.data), lane, str(lease)],
+            [sys.executable, str(HERE / script), *arguments],
             stdin=subprocess.PIPE,
-            env=environment,
+            env={**child_environment(), "LABFAIL": failpoint},
             start_new_session=True,
         )
         self.consumers.append(process)
@@ -47,16 +56,20 @@ class Lab:
 
     def submit(self, spec: ToySpec, ring: bool = True) -> str:
         """Queue a toy job and, unless its bell is to be lost, ring for it."""
-        is_chat = spec.kind == "toychat"
+        lane = "chat" if spec.kind == "toychat" else "batch"
+        return self.submit_spec(spec.kind, spec, lane, ring)
+
+    def submit_spec(self, kind: str, spec: JobSpec, lane: str = "batch", ring: bool = True) -> str:
+        """Queue a job of any kind; jobs of the chat lane can't go on midway."""
         new = NewJob(
             owner="test",
             key=str(time.monotonic_ns()),
-            kind=spec.kind,
-            lane="chat" if is_chat else "batch",
-            title=spec.title,
+            kind=kind,
+            lane=lane,
+            title=kind,
             spec=spec.model_dump(mode="json"),
             spec_sha256=spec_sha256(spec),
-            resumable=not is_chat,
+            resumable=lane == "batch",
             promises=spec.models_made(),
         )
         row, _ = self.store.jobs.insert(new)

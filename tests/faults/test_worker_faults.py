@@ -2,12 +2,15 @@
 
 import signal
 import sqlite3
+import sys
 import time
 
 import psutil
 import pytest
-from conftest import LEASE_SECONDS, Lab, family, survivors
+from conftest import HERE, Lab, family, survivors
 from toy_kind import ToySpec
+
+from workers.start import Command, Workers
 
 pytestmark = [pytest.mark.fault, pytest.mark.server, pytest.mark.timeout(60)]
 
@@ -18,6 +21,23 @@ def assert_each_step_once(lab: Lab, job_id: str, steps: int) -> None:
     done = [step for step, _, _ in lab.steps(job_id)]
     assert sorted(set(done)) == list(range(steps))
     assert len(done) <= steps + lab.row(job_id).crash_count  # a crash repeats the step it cut off, no more
+
+
+def suspend_between_writes(lab: Lab, processes: list[psutil.Process]) -> None:
+    """Stop processes at a moment when none of them holds SQLite's one write lock."""
+    while True:
+        for process in processes:
+            process.suspend()
+        try:
+            with sqlite3.connect(lab.settings.data / "lab.db", timeout=0.2, isolation_level=None) as probe:
+                probe.execute("begin immediate")
+                probe.execute("rollback")
+        except sqlite3.OperationalError:
+            for process in processes:
+                process.resume()
+            time.sleep(0.01)
+        else:
+            return
 
 
 class TestDeadProcesses:
@@ -105,6 +125,26 @@ class TestShutdown:
         assert (lab.row(job).state, lab.row(job).crash_count) == ("queued", 0)
 
 
+class TestBesideThePage:
+    """What app.py starts: consumers that come back when they die, and go when they are told to."""
+
+    def command(self, lab: Lab) -> Command:
+        return lambda lane: [sys.executable, str(HERE / "toy_lane.py"), *lab.toy_arguments(lane)]
+
+    def test_a_dead_consumer_is_started_again_and_its_job_recovers(self, lab: Lab) -> None:
+        workers = Workers(lab.settings, ["batch"], self.command(lab))
+        try:
+            job = lab.submit(ToySpec(steps=15, step_seconds=0.05))
+            lab.wait_for_step(job)
+            workers.processes["batch"].kill()
+            row = lab.wait_for_end(job)
+            assert (row.state, row.attempt, row.crash_count) == ("succeeded", 2, 1)
+        finally:
+            everyone = family(psutil.Process(workers.processes["batch"].pid))
+            workers.stop()
+        lab.wait("everyone to end", lambda: not survivors(everyone), seconds=2)
+
+
 class TestCancel:
     def test_a_running_job_notices_within_two_seconds(self, lab: Lab) -> None:
         lab.start()
@@ -148,9 +188,7 @@ class TestZombies:
         job = lab.submit(ToySpec(steps=25, step_seconds=0.05, makes="once"))
         lab.wait_for_step(job)
         everyone = family(zombie)
-        for process in everyone:
-            process.suspend()
-        time.sleep(LEASE_SECONDS / 10)  # what it had begun to write is written
+        suspend_between_writes(lab, everyone)
         steps_before = len(lab.steps(job, attempt=1))
         lab.start()
         lab.wait_for_step(job, attempt=2)
@@ -163,7 +201,7 @@ class TestZombies:
         lab.check_events(job)
 
     def test_a_hung_job_is_killed_and_tried_again(self, lab: Lab) -> None:
-        lab.start()
+        lab.start(stall=1.5)
         job = lab.submit(ToySpec(steps=2, fails="silence"))
         lab.wait("a second attempt", lambda: lab.row(job).attempt >= 2, seconds=12)
         told = [event.payload for event in lab.store.events.after(job, 0) if event.kind == "state"]

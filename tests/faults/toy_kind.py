@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lab.core.errors import BadInput
-from lab.core.job import Device, Job, NewModel, Outcome
+from lab.core.job import Device, Job, NewModel, Outcome, Run
 from lab.core.settings import Settings
 from lab.core.spec import JobSpec
-from lab.jobs import Kind
 
 
 class ToySpec(JobSpec):
@@ -80,7 +79,11 @@ def parse_spec(value: Mapping[str, Any]) -> ToySpec:
     return ToySpec.model_validate(value)
 
 
-KINDS = {
-    "toy": Kind("batch", "toy_kind:run", "toy_kind:check"),
-    "toychat": Kind("chat", "toy_kind:run", "toy_kind:check", resumable=False),
-}
+class ToyKind:
+    """Both kinds run the same; imports nothing of the lab's own kinds, so that a lane starts at once."""
+
+    def load_run(self) -> Run:
+        return run
+
+
+KINDS = {"toy": ToyKind(), "toychat": ToyKind()}

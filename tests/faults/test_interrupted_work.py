@@ -1,0 +1,141 @@
+"""Real merges and fine-tunes on tiny models, killed midway, go on where they were to the same result."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import Lab
+from tiny_models import Bench
+
+from lab.core.job import ModelKind, NewModel
+from lab.core.spec import JobSpec
+from lab.core.store import Success
+from lab.core.store.rows import DatasetRow
+from lab.merge.spec import MergeSpec
+from lab.models.publish import finish, model_row, place
+from lab.tune.spec import TuneSpec
+
+pytestmark = [pytest.mark.fault, pytest.mark.server, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def stocked(lab: Lab, bench: Bench, tmp_path: Path) -> Lab:
+    """A lab with tiny models and a small dataset."""
+    for name in ("base", "pirate", "sums"):
+        stock_model(lab, getattr(bench, name), name, tmp_path)
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n * n}!"}]}
+        for n in range(40)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (lab.settings.datasets / "squares.jsonl").write_text(text)
+    lab.store.datasets.insert(DatasetRow("squares", "test", {}, len(text), "", 0.0))
+    return lab
+
+
+def stock_model(lab: Lab, source: Path, name: str, spare: Path) -> None:
+    """List a model in the way a job would."""
+    folder = shutil.copytree(source, spare / name)
+    kind: ModelKind = "base"
+    manifest = finish(NewModel(name, folder, kind), "", "stock", 1)
+    place(folder, lab.settings.models / name)
+    job = lab.submit_spec("import", JobSpec(kind="import"), ring=False)
+    claimed = lab.store.jobs.claim("batch", "test", "none")
+    assert claimed is not None
+    assert claimed.id == job
+    lab.store.jobs.succeed(job, 1, Success(models=[model_row(manifest, "test")]))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every weight file of a model."""
+    files = sorted(folder.glob("*.safetensors"))
+    assert files
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def merge_spec(name: str) -> MergeSpec:
+    return MergeSpec.model_validate(
+        {
+            "name": name,
+            "method": "ties",
+            "base_model": "base",
+            "models": [
+                {"model": model, "parameters": {"density": 0.5, "weight": 1.0}}
+                for model in ("pirate", "sums")
+            ],
+        }
+    )
+
+
+def tune_spec(name: str) -> TuneSpec:
+    return TuneSpec(
+        model="base",
+        dataset="squares",
+        name=name,
+        max_steps=60,
+        batch=4,
+        rank=4,
+        checkpoint_steps=5,
+        held_out=4,
+    )
+
+
+def test_a_merge_killed_midway_goes_on_at_the_next_unwritten_shard(stocked: Lab) -> None:
+    stocked.start_real(failpoint="breathe:25:kill")
+    job = stocked.submit_spec("merge", merge_spec("killed"))
+    stocked.wait("the first attempt's end", lambda: stocked.row(job).attempt == 2, seconds=90)
+    shards = stocked.settings.jobs / job / "work" / "merge" / "model"
+    written = {file.name: file.stat().st_ino for file in shards.glob("*.safetensors")}
+    row = stocked.wait_for_end(job, seconds=60)
+    assert (row.state, row.attempt, row.crash_count) == ("succeeded", 2, 1), row.error_text
+    model = stocked.settings.models / "killed"
+    assert written
+    assert len(written) <= len(hashes(model))
+    assert {name: (model / name).stat().st_ino for name in written} == written  # not written again
+
+    twin = stocked.wait_for_end(stocked.submit_spec("merge", merge_spec("whole")), seconds=60)
+    assert (twin.state, twin.attempt) == ("succeeded", 1)
+    assert hashes(model) == hashes(stocked.settings.models / "whole")
+    stocked.check_events(job)
+
+
+def test_a_fine_tune_killed_midway_goes_on_at_its_last_checkpoint(stocked: Lab) -> None:
+    consumer = stocked.start_real()
+    job = stocked.submit_spec("tune", tune_spec("killed"))
+
+    def steps_told() -> list[int]:
+        events = stocked.store.events.after(job, 0)
+        return [event.payload["step"] for event in events if event.kind == "metric"]
+
+    stocked.wait("step 20", lambda: bool(steps_told()) and steps_told()[-1] >= 20, seconds=120)
+    for process in consumer.children(recursive=True):
+        if process.ppid() != consumer.pid:  # the fork server's children: the job, and the next one's process
+            process.kill()
+    row = stocked.wait_for_end(job, seconds=90)
+    assert (row.state, row.attempt, row.crash_count) == ("succeeded", 2, 1), row.error_text
+    notes = [event.payload["text"] for event in stocked.store.events.after(job, 0) if event.kind == "note"]
+    assert any("checkpoint of step" in note for note in notes)
+
+    twin = stocked.wait_for_end(stocked.submit_spec("tune", tune_spec("whole")), seconds=90)
+    assert (twin.state, twin.attempt) == ("succeeded", 1), twin.error_text
+    assert hashes(stocked.settings.models / "killed") == hashes(stocked.settings.models / "whole")
+    assert row.result["eval_loss"] == twin.result["eval_loss"]
+    stocked.check_events(job)
+
+
+def test_a_fine_tune_of_a_stopped_worker_keeps_a_checkpoint(stocked: Lab) -> None:
+    consumer = stocked.start_real()
+    job = stocked.submit_spec("tune", tune_spec("paused").model_copy(update={"checkpoint_steps": 1000}))
+    stocked.wait(
+        "some steps",
+        lambda: sum(event.kind == "metric" for event in stocked.store.events.after(job, 0)) > 3,
+        seconds=120,
+    )
+    consumer.terminate()
+    psutil.wait_procs([consumer], timeout=30)
+    row = stocked.row(job)
+    assert (row.state, row.crash_count) == ("queued", 0)
+    assert list((stocked.settings.jobs / job / "work" / "checkpoints").glob("checkpoint-*/complete.json"))
