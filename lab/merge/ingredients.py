@@ -7,6 +7,7 @@ the three lie.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from lab.models.headers import TensorInfo, read_headers, refuse
 
 HEAD = "lm_head.weight"
 EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight")
+_LAYER = re.compile(r"^((?:\w+\.)*?(?:layers|h|blocks))\.(\d+)\.(.+)$")
 _PREFIX = "base_model.model."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
@@ -64,6 +66,20 @@ class Ingredient:
     tensors: Mapping[str, TensorInfo]
     folds: Mapping[str, Fold] = field(default_factory=dict)
     parents: tuple[str, ...] = ()
+
+    @cached_property
+    def layers(self) -> dict[int, dict[str, str]]:
+        """The tensors of each layer: name within the layer -> full name."""
+        layers: dict[int, dict[str, str]] = {}
+        for name in self.tensors:
+            if match := _LAYER.match(name):
+                layers.setdefault(int(match[2]), {})[match[3]] = name
+        return layers
+
+    @cached_property
+    def outer(self) -> list[str]:
+        """The tensors outside layers, without the output head."""
+        return [name for name in self.tensors if not _LAYER.match(name) and name != HEAD]
 
     def tensor(self, name: str) -> str | None:
         """Return the tensor that plays this role: of a tied model, the embedding is the output head too."""

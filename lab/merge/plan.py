@@ -3,7 +3,6 @@
 The check before submitting and the engine use the same plan. Reads no weight.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,6 @@ DTYPE_WORDS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 START_SECONDS = 2.0
 WRITTEN_BYTES_PER_SECOND = 5e8
 
-_LAYER = re.compile(r"^((?:\w+\.)*?(?:layers|h|blocks))\.(\d+)\.(.+)$")
 _BEFORE_LAYERS = ("embed", "wte", "wpe")
 
 
@@ -233,17 +231,24 @@ class _Draft:
 
     def layer(self, layer: int, output: int) -> Iterator[OutputTensor]:
         """Return the tensors of one layer of the slice, numbered as the output's."""
-        _, model, first = self._inputs[0]
-        rests = {}
-        for name in model.tensors:
-            if (match := _LAYER.match(name)) and int(match[2]) == first + layer:
-                rests[match[3]] = match[1]
-        place = place_of(layer, self.layers)
-        for rest, stem in rests.items():
-            names = [f"{stem}.{start + layer}.{rest}" for _, _, start in self._inputs]
-            yield self._merged(
-                f"{stem}.{output}.{rest}", names, f"{stem}.{self._base_first + layer}.{rest}", place
-            )
+        used = [(model, first + layer) for _, model, first in self._inputs]
+        if self._base:
+            used.append((self._base, self._base_first + layer))
+        blocks = self._blocks(used)
+        for rest, full in blocks[0].items():
+            stem = full.removesuffix(f".{used[0][1]}.{rest}")
+            names = [block[rest] for block in blocks]
+            place = place_of(layer, self.layers)
+            yield self._merged(f"{stem}.{output}.{rest}", names[: len(self._inputs)], names[-1], place)
+
+    def _blocks(self, used: Sequence[tuple[Ingredient, int]]) -> list[Mapping[str, str]]:
+        """Return the tensors of these layers; refuse one that only some of them have."""
+        blocks: list[Mapping[str, str]] = [model.layers.get(layer, {}) for model, layer in used]
+        every = set().union(*blocks)
+        for (model, layer), block in zip(used, blocks, strict=True):
+            if missing := sorted(every - set(block)):
+                raise _lacks(model, f"layer {layer}, {missing[0]}", self.path)
+        return blocks
 
     def origin(self, layer: int) -> tuple[Ingredient, int]:
         """Return the model and the layer whose settings an output layer takes."""
@@ -252,10 +257,9 @@ class _Draft:
 
     def _merged(self, name: str, names: Sequence[str], base_name: str, place: float) -> OutputTensor:
         inputs = tuple(
-            self._part_of(model, tensor, name)
-            for (_, model, _), tensor in zip(self._inputs, names, strict=True)
+            self._part_of(model, tensor) for (_, model, _), tensor in zip(self._inputs, names, strict=True)
         )
-        base = self._part_of(self._base, base_name, name) if self._base is not None else None
+        base = self._part_of(self._base, base_name) if self._base is not None else None
         every = (*inputs, base) if base else inputs
         _check_shapes(name, every, self.path)
         copied = _is_copied(name, every)
@@ -265,15 +269,10 @@ class _Draft:
             name, self._dtype(every), inputs[0].info.shape, inputs, base, weights, knobs, copied
         )
 
-    def _part_of(self, model: Ingredient, tensor: str, output: str) -> Part:
+    def _part_of(self, model: Ingredient, tensor: str) -> Part:
         found = model.tensor(tensor)
         if found is None:
-            raise BadInput(
-                f"{model.ref} has no tensor {tensor!r}, which {output} is merged from.",
-                "All models of a merge have the same tensors.",
-                "Choose models of one family and size.",
-                field=self.path,
-            )
+            raise _lacks(model, tensor, self.path)
         return Part(model, found)
 
     def _dtype(self, parts: Sequence[Part]) -> str:
@@ -322,19 +321,20 @@ class _Draft:
 
 def _outer_names(donor: Ingredient, models: Iterable[Ingredient], tied: bool) -> list[str]:
     """Return the tensors outside layers, in the donor's order; a tied output head is not written."""
-    names, *others = [
-        [name for name in model.tensors if not _LAYER.match(name) and name != HEAD]
-        for model in (donor, *models)
-    ]
-    every = {name for other in others for name in other}
-    if missing := sorted(every - set(names)):
-        raise BadInput(
-            f"{donor.ref} has no tensor {missing[0]!r}, but another model has it.",
-            "All models of a merge have the same tensors.",
-            "Choose models of one family and size.",
-            field="models",
-        )
+    names = donor.outer
+    for model in models:
+        if missing := sorted(set(model.outer) - set(names)):
+            raise _lacks(donor, missing[0], "models")
     return names if tied or not any(name in EMBEDDINGS for name in names) else [*names, HEAD]
+
+
+def _lacks(model: Ingredient, tensor: str, path: str) -> BadInput:
+    return BadInput(
+        f"{model.ref} lacks a tensor that another model of the merge has: {tensor}.",
+        "All models of a merge have the same tensors.",
+        "Choose models of one family and size.",
+        field=path,
+    )
 
 
 def _check_shapes(name: str, parts: Sequence[Part], path: str) -> None:

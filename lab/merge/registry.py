@@ -25,9 +25,6 @@ Space = Literal["delta", "weight"]
 Role = Literal["none", "first", "delta"]
 """What a base is to a method: nothing, the first of its models, or what the deltas are taken from."""
 
-Statistics = Callable[..., Mapping[str, Tensor]]
-"""A pure first pass over the models, for methods that need more than one tensor at a time."""
-
 PER_MODEL: Final = "per model"
 
 PerModel = Annotated[float | Sequence[float], PER_MODEL]
@@ -71,7 +68,6 @@ class MergeMethod:
         base: what a base is to it.
         elementwise: whether each element of the result depends on the same element of the models only.
         nanoseconds: what an element of one model takes on one core, for the estimate; measured.
-        statistics: a pure first-pass reducer, for methods that need the whole model.
         streamed: its form in chunks; the registry fills it in.
     """
 
@@ -87,7 +83,6 @@ class MergeMethod:
     base: Role = "none"
     elementwise: bool = False
     nanoseconds: float = 20.0
-    statistics: Statistics | None = None
     streamed: list[Streamed] = field(default_factory=list)
 
     @property
@@ -154,7 +149,6 @@ class MergeMethods(Registry[MergeMethod]):
         source: str,
         space: Space = "delta",
         models: tuple[int, int] = (1, 8),
-        statistics: Statistics | None = None,
         **traits: Any,  # of MergeMethod: use, weighted, base, elementwise, nanoseconds
     ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
         """Register the function below as a merge method, and return it unchanged.
@@ -164,7 +158,6 @@ class MergeMethods(Registry[MergeMethod]):
             source: the paper or project it is from, such as "arXiv:2306.01708".
             space: "delta" to be given tuned minus base, "weight" to be given the models' values.
             models: the least and the most models it takes.
-            statistics: a pure first-pass reducer, for the few methods that need the whole model.
             traits: `use` (when to use it, if the docstring's first line doesn't say), `weighted`,
                 `base`, `elementwise` and `nanoseconds`, as `MergeMethod` explains them.
         """
@@ -184,7 +177,6 @@ class MergeMethods(Registry[MergeMethod]):
                 function=function,
                 knobs=knobs,
                 per_model=per_model,
-                statistics=statistics,
                 **facts,
             )
             self.add(name, method)

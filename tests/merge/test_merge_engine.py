@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_merge import TinyJob, TinyShelf, tensors_of
 from safetensors.torch import load_file
+from tiny_merge import TinyJob, TinyShelf, tensors_of
 
 import lab.merge.engine
 import lab.merge.reading

@@ -106,6 +106,9 @@ def write_shards(folder: Path, tensors: Mapping[str, torch.Tensor], shards: int)
     )
 
 
+CPU = Device("cpu", "float32", "CPU", 1 << 34)
+
+
 @dataclass
 class TinyJob(TinyShelf):
     """A job in a folder of its own; `on_breath` may raise."""
@@ -113,7 +116,7 @@ class TinyJob(TinyShelf):
     folder: Path = Path()
     id: str = "job"
     attempt: int = 1
-    device: Device = Device("cpu", "float32", "CPU", 1 << 34)
+    device: Device = CPU
     notes: list[str] = field(default_factory=list)
     fractions: list[float] = field(default_factory=list)
     on_breath: Callable[[], None] = lambda: None
