@@ -201,7 +201,7 @@ def _json_of(raw: bytes) -> dict[str, object]:
     if b"\x00" in raw:
         raise BadRow("contains NUL bytes; is this a text file in UTF-8?")
     try:
-        row = strict_json(raw.decode())
+        row = strict_json(raw.rstrip(b"\r\n").decode())
     except UnicodeDecodeError as error:
         raise BadRow(f"not UTF-8 text (byte {error.start + 1} of the line)") from None
     except json.JSONDecodeError as error:

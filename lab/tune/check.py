@@ -199,25 +199,29 @@ def _ways_to_fit(spec: TuneSpec, weight: Weight, estimate: Estimate, memory: int
     """Return up to three changes of the form, each of which would fit the memory."""
     length = estimate.plan.max_length
     shorter = [cut for cut in (1024, 512, 256, 128) if cut < length]
-    changes: list[tuple[str, Any]] = [
-        ("a micro-batch of 1", {"micro_batch": 1}),
-        *((f"rows of at most {cut} tokens", {"max_length": cut}) for cut in shorter),
-        ("method qlora", {"method": "qlora"}),
-        ("a rank of 8", {"rank": 8}),
-        ("no full model", {"full_model": False}),
-        *(
+    # One way of each sort, the mildest that fits.
+    sorts: list[list[tuple[str, dict[str, Any]]]] = [
+        [("a micro-batch of 1", {"micro_batch": 1})] if spec.micro_batch else [],
+        [(f"rows of at most {cut} tokens", {"max_length": cut}) for cut in shorter],
+        [("method qlora", {"method": "qlora"})],
+        [(f"a rank of {rank}", {"rank": rank}) for rank in (64, 16, 8) if rank < spec.rank],
+        [("no full model", {"full_model": False})] if spec.full_model else [],
+        [
             (f"qlora and rows of at most {cut} tokens", {"method": "qlora", "max_length": cut})
             for cut in shorter
-        ),
+        ],
     ]
     ways: list[str] = []
-    for words, change in changes:
-        other = spec.model_copy(update=change)
-        if other == spec or len(ways) == 3:
-            continue
-        if _need(other, weight, other.max_length or length, memory) <= FULLEST * memory:
-            ways.append(words)
-    return ways
+    for sort in sorts:
+        fitting = (
+            words for words, change in sort if _fits(spec.model_copy(update=change), weight, length, memory)
+        )
+        ways += [words for words in [next(fitting, None)] if words]
+    return ways[:3]
+
+
+def _fits(spec: TuneSpec, weight: Weight, length: int, memory: int) -> bool:
+    return _need(spec, weight, spec.max_length or length, memory) <= FULLEST * memory
 
 
 def _need(spec: TuneSpec, weight: Weight, length: int, memory: int) -> int:
