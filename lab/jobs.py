@@ -109,7 +109,7 @@ class Desk:
 
     store: Store
     shelf: Shelf
-    bells: Mapping[str, Bell]
+    bells: Mapping[Lane, Bell]
     gate: Gate = open_house
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
 
@@ -156,7 +156,7 @@ class Desk:
         )
         job, is_new = self.store.jobs.insert(new)
         if is_new:
-            self.bells[job.lane].ring(job.id)
+            self.bells[kind.lane].ring(job.id)
         return job
 
     def submit_once(self, spec: JobSpec, owner: str) -> JobRow:
