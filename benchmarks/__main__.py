@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from benchmarks.table import table
+from lab.core.settings import enter_child_environment
 
 BENCHMARKS = {
     "page": "page and queue: what a person waits for",
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> int:
 
 def run(name: str) -> int:
     """Run one benchmark here and print its table."""
+    enter_child_environment()
     rows = importlib.import_module(f"benchmarks.{name}").measure()
     print(table(BENCHMARKS[name], f"python -m benchmarks {name}", rows), flush=True)
     return int(any(row.is_met is False for row in rows))

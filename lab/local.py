@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -87,14 +87,12 @@ class LocalJob:
         device: where it computes.
         shelf: where names and paths become places.
         voice: tells how it goes.
-        events: everything else it says, for whoever wants it afterwards: (kind, payload).
     """
 
     folder: Path
     device: Device
     shelf: Shelf
     voice: Voice
-    events: list[tuple[EventKind, dict[str, Any]]] = field(default_factory=list)
     id: str = JOB_ID
     attempt: int = 1
 
@@ -115,13 +113,11 @@ class LocalJob:
         return self.shelf.memory_bytes()
 
     def emit(self, kind: EventKind, **payload: Any) -> None:
-        """Tell one event: progress and notes at once, and figures of the columns are kept."""
+        """Tell progress and notes; what only a page draws is for nobody here."""
         if kind == "progress":
             self.voice.progress(**payload)
         elif kind == "note":
             self.voice.say(payload["text"])
-        elif kind == "column":
-            self.events.append((kind, payload))
 
     def note(self, text: str, level: Literal["info", "warning"] = "info") -> None:
         """Tell something worth reading."""
