@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from lab.core.errors import BadInput, NotFound
+from lab.core.errors import NotFound
 from lab.core.settings import Settings
 from lab.core.store import Store
 from lab.core.store.rows import ModelRow
@@ -210,21 +210,6 @@ def expanded(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
-
-
-def check_new_name(store: Store, name: str) -> None:
-    """Refuse a name that a model has.
-
-    Raises:
-        BadInput: the name is taken.
-    """
-    if any(row.name == name for row in store.models.list()):
-        raise BadInput(
-            f"There is already a model named {name!r}.",
-            "Names are used once.",
-            "Choose another name.",
-            field="name",
-        )
 
 
 def _no_such(what: str, place: str, ref: str) -> NotFound:

@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import insert
 from tiny_models import write_model
 
-from lab.core.errors import BadInput, NotFound, UnknownName
+from lab.core.errors import NotFound, UnknownName
 from lab.core.job import NewModel
 from lab.core.settings import Settings
 from lab.core.store import Store, open_store
 from lab.core.store.schema import models
-from lab.models.catalog import Catalog, Link, PathShelf, check_new_name
+from lab.models.catalog import Catalog, Link, PathShelf
 from lab.models.publish import finish, model_row, place
 
 
@@ -79,12 +79,6 @@ class TestFinding:
     def test_room_is_measured(self, lab: Lab) -> None:
         assert lab.catalog.free_disk_bytes() > 0
         assert lab.catalog.memory_bytes() > 1 << 28
-
-    def test_a_taken_name_is_refused_for_a_new_model(self, lab: Lab) -> None:
-        lab.add("base")
-        check_new_name(lab.store, "other")
-        with pytest.raises(BadInput, match="already a model"):
-            check_new_name(lab.store, "base")
 
 
 class TestLineage:
