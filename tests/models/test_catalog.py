@@ -15,6 +15,7 @@ from lab.core.store import Store, open_store
 from lab.core.store.schema import models
 from lab.models.catalog import Catalog, Link, PathShelf
 from lab.models.publish import finish, model_row, place
+from lab.models.weights import open_weights
 
 
 class Lab:
@@ -115,6 +116,12 @@ class TestDeleting:
         shutil.rmtree(lab.add("base"))
         lab.catalog.delete("base")
         assert lab.catalog.list() == []
+
+    def test_a_job_that_has_a_deleted_model_open_goes_on(self, lab: Lab) -> None:
+        with open_weights(lab.add("base")) as weights:
+            norm = weights.view("model.norm.weight")
+            lab.catalog.delete("base")
+            assert float(norm.sum()) == 64
 
     def test_deleting_by_a_path_deletes_nothing(self, lab: Lab) -> None:
         folder = lab.add("base")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_models import Bench, write_model
@@ -106,6 +108,21 @@ class TestOneFile:
         (tmp_path / "model.safetensors").write_bytes(whole[:-100])
         with pytest.raises(BadInput, match=r"tensor 'model\.\S+': its data ends at byte"):
             read_header(tmp_path / "model.safetensors")
+
+    @given(st.data())
+    def test_whatever_is_damaged_the_answer_is_a_refusal_or_the_truth(
+        self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    ) -> None:
+        raw = bytearray(json.dumps(GOOD).encode())
+        for _ in range(data.draw(st.integers(1, 4))):
+            raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+        file = file_of(tmp_path_factory.mktemp("fuzz") / "x.safetensors", bytes(raw))
+        try:
+            [info] = read_header(file).values()
+        except BadInput:
+            return
+        assert info.end - info.start == info.size_bytes <= 8
+        assert info.end <= file.stat().st_size
 
 
 class TestShards:
