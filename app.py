@@ -17,21 +17,21 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
-from lab.models.catalog import Catalog
-from lab.models.spec import StarterSpec
-from lab.ui.shell import build_app, mount_options
 from starlette.middleware.cors import CORSMiddleware
-from workers.start import start_workers
 
 from lab.core.errors import LabError
 from lab.core.settings import Settings, read_settings
 from lab.core.store import Store, open_store
 from lab.house import HOUSE_OWNER, DemoHouse, clear_table
 from lab.jobs import Desk, open_house
+from lab.models.catalog import Catalog
+from lab.models.spec import StarterSpec
 from lab.ui.guard import Application, Guard
 from lab.ui.services import Services, always_local
+from lab.ui.shell import build_app, mount_options
 from lab.ui.visitors import CookieGiver, Visitors, read_secret
 from workers.queue import make_bells
+from workers.start import start_workers
 
 FIRST_PORT = 7860
 SPACE_FRAMES = "https://huggingface.co https://*.hf.space"
@@ -133,8 +133,7 @@ def build_web(services: Services) -> Application:
     if not settings.space:
         return Guard(web, hosts=("127.0.0.1", "localhost", "[::1]"))
     visitors = Visitors(read_secret(settings.data))
-    hosts = ("127.0.0.1", "localhost", ".hf.space")
-    return Guard(CookieGiver(web, visitors), hosts, SPACE_FRAMES)
+    return Guard(CookieGiver(web, visitors), hosts=(), frame_ancestors=SPACE_FRAMES)
 
 
 def attend(services: Services, server: LabServer, port: int) -> None:
