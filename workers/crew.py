@@ -158,7 +158,9 @@ class Crew:
         """End every child that waits for a job."""
         with self._lock:
             for child in self._children.values():
-                child.kill()
+                child.send(Order("leave"))
+            for child in self._children.values():
+                child.see_off()
 
     def _place(self, slot: int) -> int:
         return 0 if self._plan.keeps_engine else slot

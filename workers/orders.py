@@ -15,7 +15,7 @@ class Order:
     """From the consumer to a child.
 
     Attributes:
-        verb: run a job; cancel, stop (and keep) or release it; renew its lease.
+        verb: run a job; cancel, stop (and keep) or release it; renew its lease; leave (end the process).
         job_id: which job.
         attempt: which attempt of it; the child runs no other.
         threads: the CPU threads that the job may use from now on.
@@ -23,9 +23,9 @@ class Order:
             order that waited in the pipe while everything was stopped renews nothing.
     """
 
-    verb: Literal["run", "cancel", "stop", "release", "renew"]
-    job_id: str
-    attempt: int
+    verb: Literal["run", "cancel", "stop", "release", "renew", "leave"]
+    job_id: str = ""
+    attempt: int = 0
     threads: int = 1
     at: float = 0.0
 
@@ -107,6 +107,9 @@ class Listener:
             self._take(order)
 
     def _take(self, order: Order) -> None:
+        if order.verb == "leave":
+            self.runs.put(None)
+            return
         held_until = order.at + self.lease_seconds
         if order.verb == "run":
             asked = Asked(threads=order.threads, held_until=held_until)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from lab.core.errors import BadInput, ControlFlow, Fenced, LabError
+from lab.core.errors import BadInput, ControlFlow, Fenced, IllegalTransition, LabError
 from lab.core.events import EventBuffer
 from lab.core.store import Success
 from lab.core.store.rows import JobRow
@@ -38,17 +38,20 @@ def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> None:
     events = EventBuffer(
         lambda batch: _patiently(asked, partial(bench.store.jobs.append, job_id, attempt, batch))
     )
-    job = _attempt_of(bench, row, asked, events)
     try:
-        success = _work(bench, job)
+        success = _work(bench, _attempt_of(bench, row, asked, events))
         events.close()
         _patiently(asked, partial(bench.store.jobs.succeed, job_id, attempt, success))
     except Fenced:
+        with suppress(LabError):
+            events.close()
         return
     except BaseException as error:  # noqa: BLE001  whatever a job raises is its ending
         with suppress(LabError):
             events.close()
-        _end(bench, row, ending_of(error), error)
+        _log(bench, row, error)
+        with suppress(Fenced):
+            _patiently(asked, partial(_end, bench, row, ending_of(error)))
     _clear(bench, job_id)
 
 
@@ -61,7 +64,7 @@ def _patiently(asked: Asked, write: Callable[[], T]) -> T:
     while True:
         try:
             return write()
-        except (BadInput, ControlFlow):
+        except (BadInput, ControlFlow, IllegalTransition):
             raise
         except LabError as error:
             if time.monotonic() > asked.held_until:
@@ -86,7 +89,7 @@ def _attempt_of(bench: Bench, row: JobRow, asked: Asked, events: EventBuffer) ->
 
 def _work(bench: Bench, job: Attempt) -> Success:
     """Run the job unless an earlier attempt finished it, then publish its models."""
-    bench.store.jobs.name_device(job.id, job.attempt, job.device.words)
+    _patiently(job.asked, partial(bench.store.jobs.name_device, job.id, job.attempt, job.device.words))
     shipment = Shipment.left_by_an_earlier_attempt(job.folder, bench.settings.models)
     if shipment is None:
         job.breathe()
@@ -102,19 +105,21 @@ def _work(bench: Bench, job: Attempt) -> Success:
     return Success(shipment.summary, models, shipment.scores, shipment.stopped_early)
 
 
-def _end(bench: Bench, row: JobRow, ending: Ending, error: BaseException) -> None:
+def _end(bench: Bench, row: JobRow, ending: Ending) -> None:
+    """Tell the store how the attempt ended.
+
+    Raises:
+        Fenced: it is another attempt's job now.
+    """
     jobs = bench.store.jobs
-    if ending.verb == "failed":
-        _log(bench, row, error)
-    with suppress(Fenced):
-        if ending.verb == "cancelled":
-            jobs.cancelled(row.id, row.attempt)
-        elif ending.verb == "released" and row.resumable:
-            jobs.release(row.id, row.attempt, "its worker was stopped")
-        elif ending.verb == "released":
-            jobs.fail(row.id, row.attempt, "interrupted", _INTERRUPTED_TEXT)
-        else:
-            jobs.fail(row.id, row.attempt, ending.code, ending.text, ending.field)
+    if ending.verb == "cancelled":
+        jobs.cancelled(row.id, row.attempt)
+    elif ending.verb == "released" and row.resumable:
+        jobs.release(row.id, row.attempt, "its worker was stopped")
+    elif ending.verb == "released":
+        jobs.fail(row.id, row.attempt, "interrupted", _INTERRUPTED_TEXT)
+    else:
+        jobs.fail(row.id, row.attempt, ending.code, ending.text, ending.field)
 
 
 def _clear(bench: Bench, job_id: str) -> None:
@@ -124,7 +129,9 @@ def _clear(bench: Bench, job_id: str) -> None:
 
 
 def _log(bench: Bench, row: JobRow, error: BaseException) -> None:
-    """Write the traceback where only the log shows it."""
+    """Write the traceback of a failure where only the log shows it."""
+    if isinstance(error, ControlFlow):
+        return
     log = bench.log_of(row.id, row.attempt)
     with suppress(OSError), log.open("a") as file:
         file.write("".join(traceback.format_exception(error)))

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lab.core.settings import Settings, child_environment
 from workers.queue import LANES
 
 log = logging.getLogger(__name__)
 
+ROOT = Path(__file__).parents[1]
 STOP_SECONDS = 30.0
 WATCH_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
@@ -59,6 +61,7 @@ class Workers:
         return subprocess.Popen(
             self._command(lane),
             stdin=subprocess.PIPE,  # closed by the system when we die, however we die
+            cwd=ROOT,
             env=_environment(self._settings),
             start_new_session=True,  # Ctrl-C is ours to pass on
         )
@@ -85,7 +88,9 @@ def _environment(settings: Settings) -> dict[str, str]:
         "LAB_DEVICES": settings.devices,
         "LAB_THREADS": str(settings.threads),
     }
-    return {**child_environment(), **ours}
+    # A killed child leaves semaphores behind, which Python tidies away with a warning to the terminal.
+    quiet = {"PYTHONWARNINGS": "ignore:resource_tracker"}
+    return {**child_environment(), **ours, **quiet}
 
 
 def start_workers(settings: Settings) -> Workers:

@@ -1,5 +1,7 @@
 """A lab whose worker processes the tests start, stop and kill, each by its own process id."""
 
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -10,12 +12,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tiny_models import Bench
 from toy_kind import ToySpec
 
+from lab.core.job import NewModel
 from lab.core.settings import Settings, child_environment
 from lab.core.spec import JobSpec, spec_sha256
-from lab.core.store import NewJob, Store
-from lab.core.store.rows import JobRow
+from lab.core.store import NewJob, Store, Success
+from lab.core.store.rows import DatasetRow, JobRow
+from lab.models.publish import finish, model_row, place
 from workers.queue import Bell, make_bells
 
 HERE = Path(__file__).parent
@@ -39,9 +44,9 @@ class Lab:
         """Return what toy_lane.py is called with."""
         return [str(self.settings.data), lane, str(LEASE_SECONDS), str(stall)]
 
-    def start_real(self, failpoint: str = "") -> psutil.Process:
+    def start_real(self, lane: str = "batch", failpoint: str = "") -> psutil.Process:
         """Start a consumer for the lab's own kinds of jobs, at its own pace."""
-        return self._start(["real_lane.py", str(self.settings.data)], failpoint)
+        return self._start(["real_lane.py", str(self.settings.data), lane], failpoint)
 
     def _start(self, command: list[str], failpoint: str) -> psutil.Process:
         script, *arguments = command
@@ -145,3 +150,30 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         assert process.stdin is not None
         process.stdin.close()
     store.close()
+
+
+@pytest.fixture
+def stocked(lab: Lab, bench: Bench, tmp_path: Path) -> Lab:
+    """A lab with tiny models and a small dataset."""
+    for name in ("base", "pirate", "sums"):
+        stock_model(lab, getattr(bench, name), name, tmp_path)
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n * n}!"}]}
+        for n in range(40)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (lab.settings.datasets / "squares.jsonl").write_text(text)
+    lab.store.datasets.insert(DatasetRow("squares", "test", {}, len(text), "", 0.0))
+    return lab
+
+
+def stock_model(lab: Lab, source: Path, name: str, spare: Path) -> None:
+    """List a model in the way a job would."""
+    folder = shutil.copytree(source, spare / name)
+    manifest = finish(NewModel(name, folder, "base"), "", "stock", 1)
+    place(folder, lab.settings.models / name)
+    job = lab.submit_spec("import", JobSpec(kind="import"), ring=False)
+    claimed = lab.store.jobs.claim("batch", "test", "none")
+    assert claimed is not None
+    assert claimed.id == job
+    lab.store.jobs.succeed(job, 1, Success(models=[model_row(manifest, "test")]))

@@ -1,4 +1,4 @@
-"""Runs the batch lane as the lab does, with the kinds of real_kinds.py: `python real_lane.py DATA`."""
+"""Runs a lane as the lab does, with the kinds of real_kinds.py: `python real_lane.py DATA LANE`."""
 
 import sys
 from pathlib import Path
@@ -11,8 +11,9 @@ def main() -> None:
     from workers.consumer import run_lane
     from workers.lane import LanePlan
 
-    plan = LanePlan(lane="batch", jobs="real_kinds", preload=("workers.warm", "real_kinds"))
-    run_lane(Settings(data=Path(sys.argv[1]), threads=1), plan, with_parent=True)
+    _, data, lane = sys.argv
+    plan = LanePlan(lane=lane, jobs="real_kinds", preload=("workers.warm", "real_kinds"))  # type: ignore[arg-type]
+    run_lane(Settings(data=Path(data), threads=1), plan, with_parent=True)
 
 
 if __name__ == "__main__":

@@ -1,52 +1,16 @@
 """Real merges and fine-tunes on tiny models, killed midway, go on where they were to the same result."""
 
 import hashlib
-import json
-import shutil
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import Lab
-from tiny_models import Bench
 
-from lab.core.job import ModelKind, NewModel
-from lab.core.spec import JobSpec
-from lab.core.store import Success
-from lab.core.store.rows import DatasetRow
 from lab.merge.spec import MergeSpec
-from lab.models.publish import finish, model_row, place
 from lab.tune.spec import TuneSpec
 
 pytestmark = [pytest.mark.fault, pytest.mark.server, pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-def stocked(lab: Lab, bench: Bench, tmp_path: Path) -> Lab:
-    """A lab with tiny models and a small dataset."""
-    for name in ("base", "pirate", "sums"):
-        stock_model(lab, getattr(bench, name), name, tmp_path)
-    rows = [
-        {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n * n}!"}]}
-        for n in range(40)
-    ]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (lab.settings.datasets / "squares.jsonl").write_text(text)
-    lab.store.datasets.insert(DatasetRow("squares", "test", {}, len(text), "", 0.0))
-    return lab
-
-
-def stock_model(lab: Lab, source: Path, name: str, spare: Path) -> None:
-    """List a model in the way a job would."""
-    folder = shutil.copytree(source, spare / name)
-    kind: ModelKind = "base"
-    manifest = finish(NewModel(name, folder, kind), "", "stock", 1)
-    place(folder, lab.settings.models / name)
-    job = lab.submit_spec("import", JobSpec(kind="import"), ring=False)
-    claimed = lab.store.jobs.claim("batch", "test", "none")
-    assert claimed is not None
-    assert claimed.id == job
-    lab.store.jobs.succeed(job, 1, Success(models=[model_row(manifest, "test")]))
 
 
 def hashes(folder: Path) -> dict[str, str]:
