@@ -1,7 +1,8 @@
 """Drawing only what changed: a page remembers a digest of what it last sent, and skips the rest."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -26,17 +27,43 @@ def only_changed(seen: Seen, *parts: Any) -> tuple[Any, ...]:
     return (*updates, digests)
 
 
-def when_page_opens(handler: Callable[..., Any], inputs: Any, outputs: Any, api_name: str) -> None:
-    """Call a handler once when somebody opens the page in a browser."""
+def when_page_opens(handler: Callable[..., Any], inputs: Any, outputs: Any, api_name: str) -> Any:
+    """Call a handler once when somebody opens the page in a browser; return the event, for what follows."""
     app = Context.root_block
     if app is None:
         raise RuntimeError("A page is built inside the shell's gr.Blocks; build_app does that.")
-    app.load(handler, inputs, outputs, api_name=api_name, show_progress="hidden")
+    return app.load(handler, inputs, outputs, api_name=api_name, show_progress="hidden")
 
 
-def every(timer: Any, handler: Callable[..., Any], inputs: Any, outputs: Any, api_name: str) -> None:
-    """Call a handler at every tick of its page's timer; the shell stops the timers of hidden pages."""
-    timer.tick(handler, inputs, outputs, api_name=api_name, show_progress="hidden", trigger_mode="once")
+@dataclass(frozen=True)
+class Part:
+    """A part of a page that is drawn again at every tick.
+
+    Attributes:
+        draw: gets the inputs' values and then the gradio.Request; gives a value for each output.
+        inputs, outputs: components.
+    """
+
+    draw: Callable[..., tuple[Any, ...]]
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
+
+
+def every(timer: Any, parts: Sequence[Part], api_name: str) -> None:
+    """Draw a page's parts at every tick of its timer, all in one request.
+
+    The shell stops the timers of hidden pages.
+    """
+    inputs = [component for part in parts for component in part.inputs]
+    outputs = [component for part in parts for component in part.outputs]
+
+    def tick(request: gr.Request, *given: Any) -> tuple[Any, ...]:
+        values = iter(given)
+        return tuple(
+            update for part in parts for update in part.draw(*[next(values) for _ in part.inputs], request)
+        )
+
+    timer.tick(tick, inputs, outputs, api_name=api_name, show_progress="hidden", trigger_mode="once")
 
 
 def _digest(part: Any) -> str:

@@ -11,7 +11,7 @@ import gradio as gr
 from lab.core.store.rows import LIVE
 from lab.ui import theme, widgets
 from lab.ui.pages import compare, finetune, jobs, merge, models
-from lab.ui.redraw import Seen, every, only_changed, when_page_opens
+from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services
 from lab.ui.words import listed
 
@@ -35,11 +35,10 @@ def build_app(services: Services) -> Any:
         shown = widgets.picture(bar.html((), None)[0], elem_id="lab-bar")
         seen = gr.State(())
         when_page_opens(bar.html, [seen], [shown, seen], "bar_open")
-        every(gr.Timer(2), bar.html, [seen], [shown, seen], "bar")
+        every(gr.Timer(2), [Part(bar.html, [seen], [shown, seen])], "bar")
         with gr.Tabs(elem_id="lab-pages", overflow_behavior="wrap", selected=PAGES[0][0]) as tabs:
             timers = [_build_page(app, services, *page) for page in PAGES]
         _pause_hidden_pages(tabs, timers)
-        when_page_opens(_linked_page, None, tabs, "page_open")
     return app
 
 
@@ -54,19 +53,24 @@ def _build_page(
 
 
 def _pause_hidden_pages(tabs: Any, timers: list[list[Any]]) -> None:
-    """Let only the page in front ask the server for news."""
+    """Let only the page in front ask the server for news; the address says which that is at first."""
     flat = [(index, timer) for index, group in enumerate(timers) for timer in group]
+    names = [name for name, _, _ in PAGES]
 
-    def pause(event: gr.SelectData) -> list[Any]:
-        return [gr.Timer(active=index == event.index) for index, _ in flat]
+    def beat_only(shown: int) -> list[Any]:
+        return [gr.Timer(active=index == shown) for index, _ in flat]
 
-    tabs.select(pause, None, [timer for _, timer in flat], api_name="page_shown", show_progress="hidden")
+    def show(event: gr.SelectData) -> list[Any]:
+        return beat_only(event.index)
 
+    def open_linked(request: gr.Request) -> list[Any]:
+        wanted = request.query_params.get("view", "")
+        place = names.index(wanted) if wanted in names else 0
+        return [gr.Tabs(selected=names[place]), *beat_only(place)]
 
-def _linked_page(request: gr.Request) -> Any:
-    """Bring the page to the front that the address names."""
-    wanted = request.query_params.get("view", "")
-    return gr.Tabs(selected=wanted) if wanted in {name for name, _, _ in PAGES} else gr.skip()
+    outputs = [timer for _, timer in flat]
+    tabs.select(show, None, outputs, api_name="page_shown", show_progress="hidden")
+    when_page_opens(open_linked, None, [tabs, *outputs], "page_open")
 
 
 class _Bar:

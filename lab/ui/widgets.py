@@ -126,7 +126,10 @@ def button(words: str, do: str, about: str = "", *, look: str = "", sure: str = 
 
 def empty_state(title: str, words: str, actions: str = "") -> str:
     """Return what a page shows when there is nothing yet: what it is for, and the next step."""
-    return f'<div class="lab-card lab-empty"><h2>{esc(title)}</h2><p>{esc(words)}</p>{actions}</div>'
+    return (
+        f'<div class="lab-card lab-empty"><h2>{esc(title)}</h2><p>{esc(words)}</p>'
+        f'<div class="lab-buttons">{actions}</div></div>'
+    )
 
 
 def progress_line(job: JobRow) -> str:

@@ -14,7 +14,7 @@ from lab.core.store.rows import JobRow
 from lab.models.sampling import Sampling
 from lab.ui import form, modelview, widgets
 from lab.ui.pages import scores
-from lab.ui.redraw import Seen, every, only_changed, when_page_opens
+from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services, Who
 from lab.ui.transcript import Transcript, columns_html, empty_columns
 
@@ -65,7 +65,6 @@ def build(services: Services) -> None:
     when_page_opens(page.open, None, [models, answers, seen], "compare_open")
     when_page_opens(page.resume, None, told, "compare_resume")
     timer = gr.Timer(1.5)
-    every(timer, page.choices, [seen], [models, seen], "compare_models")
     ask.click(
         page.ask, [models, system, question, run, *sampling.inputs], told, api_name="compare",
         show_progress="hidden", concurrency_limit=None, concurrency_id="tail",
@@ -75,7 +74,8 @@ def build(services: Services) -> None:
     models.input(
         page.preview, [models], [answers, run, fresh], api_name="compare_choose", show_progress="hidden"
     )
-    scores.build_section(services, models, timer)
+    section = scores.build_section(services, models)
+    every(timer, [Part(page.choices, [seen], [models, seen]), section], "compare_tick")
 
 
 def _sampling(names: Sequence[str]) -> form.Form:

@@ -13,7 +13,7 @@ from lab.tune.spec import TuneSpec
 from lab.ui import form, modelview, widgets
 from lab.ui.pages.learning import Learning
 from lab.ui.pages.rows import lay_out_data
-from lab.ui.redraw import every, only_changed, when_page_opens
+from lab.ui.redraw import Part, every, only_changed, when_page_opens
 from lab.ui.services import Services
 
 _KNOBS = ("rank", "learning_rate", "epochs", "max_steps", "full_model")
@@ -48,18 +48,13 @@ def build(services: Services) -> None:
         start = gr.Button("Start fine-tuning", variant="primary", elem_id="lab-tune-start", interactive=False)
     inputs = [dataset, model, method, name, *page.form.inputs]
     told = [estimate, start, *page.form.lines]
-    gr.on(
-        [one.change for one in inputs], page.check, inputs, told, api_name="tune_check",
-        show_progress="hidden",
-        trigger_mode="always_last",
-    )  # fmt: skip
     choices = gr.State(())
     timer = gr.Timer(1)
-    bind_preview(model, timer)
-    dataset.change(page.suggest, [dataset], [name], api_name="tune_name", show_progress="hidden")
-    job, learning = _lay_out_learning(services, timer)
-    when_page_opens(page.open, None, [model, name, choices], "tune_open")
-    every(timer, page.choices, [choices], [model, choices], "tune_models")
+    job, learning = _lay_out_learning(services)
+    page.bind_checks(inputs, told, dataset, name)
+    when_page_opens(page.open, None, [model, choices], "tune_open")
+    models = Part(page.choices, [choices], [model, choices])
+    every(timer, [models, bind_preview(model), Part(learning.draw, *learning.wires)], "tune_tick")
     start.click(
         page.start,
         inputs,
@@ -69,7 +64,7 @@ def build(services: Services) -> None:
     ).then(learning.draw, *learning.wires, api_name="tune_started", show_progress="hidden")
 
 
-def _lay_out_learning(services: Services, timer: Any) -> tuple[Any, Learning]:
+def _lay_out_learning(services: Services) -> tuple[Any, Learning]:
     """Lay out the part that shows the running fine-tune; return the job's id and the handlers."""
     job, seen = gr.State(""), gr.State(())
     card = widgets.board(elem_id="lab-tune-running")
@@ -80,7 +75,6 @@ def _lay_out_learning(services: Services, timer: Any) -> tuple[Any, Learning]:
         log = widgets.picture()
     learning = Learning(services, [job, seen], [card, panel, chips, chart, log, seen])
     when_page_opens(learning.open, None, [job, *learning.outputs], "tune_running_open")
-    every(timer, learning.draw, *learning.wires, "tune_running")
     card.click(
         learning.press, [job, seen], [job, problems, *learning.outputs], api_name="tune_press",
         show_progress="hidden",
@@ -95,17 +89,33 @@ class _Finetune:
         self.services = services
         self.form = form.Form(())
 
+    def bind_checks(self, inputs: list[Any], told: list[Any], dataset: Any, name: Any) -> None:
+        """Check the form when somebody changes it, and when a dataset was chosen for them."""
+        typed = [one.input for one in inputs if one is not dataset]
+        gr.on(
+            typed,
+            self.check,
+            inputs,
+            told,
+            api_name="tune_check",
+            show_progress="hidden",
+            trigger_mode="always_last",
+        )
+        dataset.change(
+            self.suggest,
+            [dataset],
+            [name],
+            api_name="tune_name",
+            show_progress="hidden",
+            trigger_mode="always_last",
+        ).then(self.check, inputs, told, api_name="tune_check_data", show_progress="hidden")
+
     def open(self, request: gr.Request) -> tuple[Any, ...]:
-        """Offer the models that can be tuned, and a name that is free."""
+        """Offer the models that can be tuned."""
         names = self._bases(request)
         wanted = request.query_params.get("base", "")
-        taken = modelview.names(self.services.store.models.list())
         value = wanted if wanted in names else (names[0] if names else None)
-        return (
-            gr.Dropdown(choices=names, value=value),
-            modelview.free_name("my-adapter", taken),
-            only_changed((), names)[-1],
-        )
+        return gr.Dropdown(choices=names, value=value), only_changed((), names)[-1]
 
     def choices(self, seen: Any, request: gr.Request) -> tuple[Any, ...]:
         """Offer models that came or went; what is chosen stays, and the first one is chosen when it comes."""

@@ -7,7 +7,7 @@ import gradio as gr
 from lab.core.errors import LabError, problems_of
 from lab.core.store.rows import JobRow
 from lab.ui import jobview, widgets
-from lab.ui.redraw import Seen, every, only_changed, when_page_opens
+from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services
 
 _EMPTY = widgets.empty_state(
@@ -26,7 +26,7 @@ def build(services: Services) -> None:
     opened = gr.State("")
     seen = gr.State(())
     when_page_opens(page.open_linked, None, [opened, rows, seen], "jobs_open")
-    every(gr.Timer(1.5), page.draw, [opened, seen], [rows, seen], "jobs")
+    every(gr.Timer(1.5), [Part(page.draw, [opened, seen], [rows, seen])], "jobs")
     rows.click(
         page.press,
         [opened, seen],

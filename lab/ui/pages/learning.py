@@ -34,7 +34,7 @@ class Learning(Running):
         """The inputs and outputs of `draw`."""
         return self.inputs, self.outputs
 
-    def draw(self, job_id: str, seen: Seen) -> tuple[Any, ...]:
+    def draw(self, job_id: str, seen: Seen, request: gr.Request) -> tuple[Any, ...]:  # noqa: ARG002  a Part
         """Draw card, figures, curve and log as they are now, and send what changed."""
         job = self.job(job_id)
         if job is None:

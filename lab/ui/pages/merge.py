@@ -14,7 +14,7 @@ from lab.merge.registry import merge_methods
 from lab.merge.spec import Dtype
 from lab.ui import form, mergeform, modelview, widgets
 from lab.ui.pages.running import Running
-from lab.ui.redraw import every, only_changed, when_page_opens
+from lab.ui.redraw import Part, every, only_changed, when_page_opens
 from lab.ui.services import Services
 
 MOST_INPUTS = 8
@@ -74,11 +74,13 @@ def build(services: Services) -> None:
     told = [outcome, heat, chart, *lines, start]
     _bind_form(page, parts, told, count, buttons)
     live = Running(services, "merge", "job_merge", page.result)
-    when_page_opens(page.open, None, [*parts.models, parts.base, parts.name, choices], "merge_open")
+    when_page_opens(page.open, None, [*parts.models, parts.base, parts.name, choices], "merge_open").then(
+        page.check, parts.inputs, told, api_name="merge_check_first", show_progress="hidden"
+    )
     when_page_opens(live.open, None, [job, running, seen], "merge_running_open")
     timer = gr.Timer(1)
-    every(timer, live.draw, [job, seen], [running, seen], "merge_running")
-    every(timer, page.choices, [choices], [*parts.models, parts.base, choices], "merge_models")
+    models = Part(page.choices, [choices], [*parts.models, parts.base, choices])
+    every(timer, [models, Part(live.draw, [job, seen], [running, seen])], "merge_tick")
     start.click(
         page.start, parts.inputs, [problems, job, parts.name], api_name="merge", show_progress="minimal"
     ).then(live.draw, [job, seen], [running, seen], api_name="merge_started", show_progress="hidden")
@@ -173,37 +175,10 @@ def _knob_groups() -> tuple[dict[str, form.Form], list[Any]]:
 
 
 def _bind_form(page: "_Merge", parts: _Parts, told: list[Any], count: Any, buttons: tuple[Any, Any]) -> None:
-    """Check the form again whenever something in it changes."""
+    """Let rows come and go, and check the form again whenever somebody changes it."""
     more, fewer = buttons
     more.click(page.more, [count], [count, *parts.rows], api_name="merge_more", show_progress="hidden")
-    fewer.click(
-        page.fewer,
-        [count],
-        [count, *parts.rows, *parts.models],
-        api_name="merge_fewer",
-        show_progress="hidden",
-    )
-    parts.method.change(
-        page.choose, [parts.method, parts.models[0], parts.drop],
-        [parts.words, parts.stack, parts.base, parts.ranges, *parts.groups, *parts.weights],
-        api_name="merge_method", show_progress="hidden",
-    )  # fmt: skip
-    gr.on(
-        [parts.drop.change, parts.models[0].change], page.stack,
-        [parts.models[0], parts.drop], [parts.ranges],
-        api_name="merge_stack", show_progress="hidden",
-    )  # fmt: skip
-    watched = [one for one in parts.inputs if one is not parts.recipe]
-    triggers = [one.change for one in watched] + [parts.recipe.blur]
-    gr.on(
-        triggers,
-        page.check,
-        parts.inputs,
-        told,
-        api_name="merge_check",
-        show_progress="hidden",
-        trigger_mode="always_last",
-    )
+    page.bind_checks(told, count, fewer)
 
 
 class _Merge:
@@ -212,6 +187,27 @@ class _Merge:
     def __init__(self, services: Services, parts: _Parts) -> None:
         self.services = services
         self.parts = parts
+
+    def bind_checks(self, told: list[Any], count: Any, fewer: Any) -> None:
+        """Check the form after every change that a person makes and what follows from it."""
+        parts, quiet = self.parts, {"show_progress": "hidden", "trigger_mode": "always_last"}
+        shown = [parts.words, parts.stack, parts.base, parts.ranges, *parts.groups, *parts.weights]
+        first = [parts.method, parts.models[0], parts.drop]
+        rows = [count, *parts.rows, *parts.models]
+        chosen = parts.method.input(self.choose, first, shown, api_name="merge_method", **quiet)
+        stacked = gr.on(
+            [parts.drop.input, parts.models[0].input],
+            self.stack,
+            first[1:],
+            parts.ranges,
+            api_name="merge_stack",
+            **quiet,
+        )
+        fewer_rows = fewer.click(self.fewer, count, rows, api_name="merge_fewer", show_progress="hidden")
+        typed = [one.input for one in parts.inputs if one not in first]
+        gr.on(typed, self.check, parts.inputs, told, api_name="merge_check", **quiet)
+        for number, change in enumerate((chosen, stacked, fewer_rows)):
+            change.then(self.check, parts.inputs, told, api_name=f"merge_check_{number}", **quiet)
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """Offer the models and start with the two newest and their common parent."""

@@ -8,18 +8,13 @@ from pydantic import ValidationError
 
 from lab.core.errors import LabError, Problem, problems_of
 from lab.core.store.rows import LIVE, JobRow
+from lab.data.samples import sample_datasets
 from lab.models.catalog import CatalogEntry
 from lab.models.spec import ImportSpec, StarterSpec
 from lab.ui import form, jobview, modelcards, widgets
 from lab.ui.modelview import HOUSE
-from lab.ui.redraw import Seen, every, only_changed, when_page_opens
+from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services, Who
-
-_NEXT = (
-    '<a class="lab-button lab-primary" href="?view=finetune" data-view="finetune">'
-    "Fine-tune the starter model</a>"
-    '<a class="lab-button" href="?view=compare" data-view="compare">Ask it something</a>'
-)
 
 
 def build(services: Services) -> None:
@@ -30,7 +25,7 @@ def build(services: Services) -> None:
     rows = widgets.board(elem_id="lab-models")
     opened, seen = gr.State(""), gr.State(())
     when_page_opens(page.open_linked, None, [opened, rows, seen], "models_open")
-    every(gr.Timer(2), page.draw, [opened, seen], [rows, seen], "models")
+    every(gr.Timer(2), [Part(page.draw, [opened, seen], [rows, seen])], "models")
     rows.click(
         page.press,
         [opened, seen],
@@ -89,7 +84,8 @@ class _Models:
 
     def draw(self, opened: str, seen: Seen, request: gr.Request) -> tuple[Any, ...]:
         """Draw the catalog as it is now, with the jobs that are making models."""
-        return only_changed(seen, self._html(opened, self.services.who(request)))
+        html = self._html(opened, self.services.who(request))
+        return only_changed(seen, f'<div class="lab-stack">{html}</div>')
 
     def press(self, opened: str, seen: Seen, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
         """Open or close a card, delete a model, fetch the starter model, or end a job."""
@@ -136,12 +132,7 @@ class _Models:
         card = next((self._card(one, who) for one in entries if one.row.name == opened), "")
         scores = store.scores.of([one.row.name for one in entries])
         table = modelcards.table(entries, scores, store.database.time(), (opened if card else "", card))
-        only_starter = widgets.empty_state(
-            "Make your first model",
-            "Teach the starter model a manner or a skill, then merge what you made and compare the results.",
-            _NEXT,
-        )
-        return making + table + (only_starter if len(entries) == 1 else "")
+        return making + table + (_first_steps() if len(entries) == 1 else "")
 
     def _nothing_yet(self, *, is_coming: bool, who: Who) -> str:
         if is_coming:
@@ -169,3 +160,16 @@ class _Models:
     @staticmethod
     def _may_delete(entry: CatalogEntry, who: Who) -> bool:
         return who.is_local or entry.row.owner == who.name
+
+
+def _first_steps() -> str:
+    """Return what a lab with nothing but its starter model offers."""
+    sample = sample_datasets()[0]
+    rows = sum(1 for line in sample.path.read_text(encoding="utf-8").splitlines() if line.strip())
+    tune = (
+        f'<a class="lab-button lab-primary" href="?view=finetune&amp;sample={widgets.esc(sample.name)}">'
+        f"Fine-tune it on {rows} {widgets.esc(sample.name)} examples</a>"
+    )
+    ask = '<a class="lab-button" href="?view=compare" data-view="compare">Ask it something</a>'
+    words = "Teach the starter model a manner or a skill, then merge what you made and compare the results."
+    return widgets.empty_state("Make your first model", words, tune + ask)

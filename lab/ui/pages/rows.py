@@ -16,16 +16,16 @@ from lab.data.samples import sample_datasets
 from lab.data.spec import PreviewSpec
 from lab.ui import dataview, modelview, widgets
 from lab.ui.modelview import HOUSE
-from lab.ui.redraw import Seen, every, only_changed, when_page_opens
+from lab.ui.redraw import Part, Seen, only_changed, when_page_opens
 from lab.ui.services import Services, Who
 
 
-def lay_out_data(services: Services) -> tuple[Any, Any, Callable[[Any, Any], None]]:
+def lay_out_data(services: Services) -> tuple[Any, Any, Callable[[Any], Part]]:
     """Lay out the step.
 
     Returns:
         The component that holds the chosen dataset's name, the step itself, and what binds the
-        preview: it is given the component that holds the model's name, and the page's timer.
+        preview: it is given the component that holds the model's name, and gives what ticks.
     """
     page = _Data(services)
     with gr.Accordion("1 · Data", open=True, elem_classes=["lab-panel", "lab-adding"]) as step:
@@ -47,12 +47,12 @@ def lay_out_data(services: Services) -> tuple[Any, Any, Callable[[Any, Any], Non
     dataset.input(page.choose, [dataset], [verdict], api_name="data_choose", show_progress="hidden")
     when_page_opens(page.open, None, drawn, "data_open")
 
-    def bind_preview(model: Any, timer: Any) -> None:
+    def bind_preview(model: Any) -> Part:
         job, seen = gr.State(""), gr.State(())
         look.click(
             page.preview, [dataset, model], [job, tokens], api_name="data_preview", show_progress="hidden"
         )
-        every(timer, page.draw, [job, seen], [tokens, seen], "data_tokens")
+        return Part(page.draw, [job, seen], [tokens, seen])
 
     return dataset, step, bind_preview
 
@@ -65,6 +65,9 @@ class _Data:
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """Offer the datasets, the newest chosen."""
+        sample = request.query_params.get("sample", "")
+        if any(one.name == sample for one in sample_datasets()):
+            return self._take(sample, self.services.who(request))
         rows = self._rows(self.services.who(request))
         return self._chosen(rows, rows[0] if rows else None, "")
 
@@ -80,8 +83,9 @@ class _Data:
 
     def take_sample(self, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
         """Bring a dataset that ships with the lab, or choose it where it is there already."""
-        _, name = widgets.pressed(event)
-        who = self.services.who(request)
+        return self._take(widgets.pressed(event)[1], self.services.who(request))
+
+    def _take(self, name: str, who: Who) -> tuple[Any, ...]:
         rows = self._rows(who)
         known = next((row for row in rows if row.name == name), None)
         if known is not None:
@@ -98,7 +102,7 @@ class _Data:
             return "", widgets.problem_list(problems_of(error))
         return job.id, widgets.progress_line(job)
 
-    def draw(self, job_id: str, seen: Seen) -> tuple[Any, ...]:
+    def draw(self, job_id: str, seen: Seen, request: gr.Request) -> tuple[Any, ...]:  # noqa: ARG002  a Part
         """Draw the preview when it is there; until then, how far it is."""
         if not job_id:
             return gr.skip(), seen

@@ -32,9 +32,9 @@ class Running:
         """Find the job that the address names, or else the one that is under way."""
         job = self.find(request.query_params.get(self.address, ""), self.services.who(request))
         job_id = job.id if job else ""
-        return job_id, *self.draw(job_id, ())
+        return job_id, *self.draw(job_id, (), request)
 
-    def draw(self, job_id: str, seen: Seen) -> tuple[Any, ...]:
+    def draw(self, job_id: str, seen: Seen, request: gr.Request) -> tuple[Any, ...]:  # noqa: ARG002  a Part
         """Draw the job as the database has it now."""
         return only_changed(seen, self.html(job_id))
 
@@ -48,7 +48,7 @@ class Running:
             job_id = verbs[verb](about, self.services.who(request).name).id
         except LabError as error:
             problems = widgets.problem_list(problems_of(error))
-        return job_id, problems, *self.draw(job_id, seen)
+        return job_id, problems, *self.draw(job_id, seen, request)
 
     def find(self, wanted: str, who: Who) -> JobRow | None:
         """Return the wanted job of this kind, or else this person's newest live one."""

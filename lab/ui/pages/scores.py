@@ -13,19 +13,21 @@ from lab.score.metric import Metric, metrics
 from lab.score.spec import ScoreSpec
 from lab.score.tasks import LABELS, SHIPPED_CHOICES, SHIPPED_TEXT
 from lab.ui import charts, jobview, widgets
-from lab.ui.redraw import Seen, every, only_changed, when_page_opens
+from lab.ui.redraw import Part, Seen, only_changed, when_page_opens
 from lab.ui.services import Services, Who
 
 _NONE = "(none)"
 
 
-def build_section(services: Services, models: Any, timer: Any) -> None:
+def build_section(services: Services, models: Any) -> Part:
     """Lay out the section below the answers.
 
     Args:
         services: the store and the desk.
         models: the component that holds the chosen models' names.
-        timer: the page's timer.
+
+    Returns:
+        What the page draws again at every tick.
     """
     page = _Scores(services)
     widgets.picture('<h2 class="lab-h2">Scores</h2>')
@@ -52,13 +54,13 @@ def build_section(services: Services, models: Any, timer: Any) -> None:
         ]
     seen = gr.State(())
     inputs, drawn = [models, questions, texts, seen], [status, *plots, seen]
-    every(timer, page.draw, inputs, drawn, "scores")
     when_page_opens(page.draw, inputs, drawn, "scores_open")
     models.change(page.draw, inputs, drawn, api_name="scores_models", show_progress="hidden")
     start.click(
         page.start, [models, questions, texts], [problems], api_name="score", show_progress="hidden"
     ).then(page.draw, inputs, drawn, api_name="score_started", show_progress="hidden")
     status.click(page.press, None, [problems], api_name="scores_press", show_progress="hidden")
+    return Part(page.draw, inputs, drawn)
 
 
 class _Scores:
