@@ -1,11 +1,16 @@
 """Run a fine-tune: read, settle the plan, train, save the adapter, fold it in where asked."""
 
+import errno
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
@@ -14,12 +19,16 @@ from lab.core.job import Job, NewModel, Outcome
 from lab.data.encoding import load_tokenizer
 from lab.models.config import read_model_config
 from lab.models.headers import read_headers
+from lab.models.publish import full_disk_is_failure
 from lab.tune.adapters import save_adapter
 from lab.tune.batches import Rows, load_rows
 from lab.tune.loop import Trained, train
 from lab.tune.plan import Plan, Weight, fit_memory, length_limit, make_plan
 from lab.tune.registry import TuneMethod, tune_methods
 from lab.tune.spec import TuneSpec
+
+FULL_BYTES = 16 * 2**20
+"""A disk with less room than this is full: the last write may have been refused already."""
 
 
 def run(spec: TuneSpec, job: Job) -> Outcome:
@@ -29,10 +38,15 @@ def run(spec: TuneSpec, job: Job) -> Outcome:
         The adapter, the full model where asked for, and a summary with losses and settings.
 
     Raises:
-        JobFailed: the loss is no number any more, or memory has run out.
+        JobFailed: the loss is no number any more, or memory or the disk has run out.
         BadInput: the data turns out not to fit the model.
     """
     disable_progress_bar()
+    with full_disk_is_failure("training"), _writers_tell_of_a_full_disk(job.folder):
+        return _run(spec, job)
+
+
+def _run(spec: TuneSpec, job: Job) -> Outcome:
     base, method = job.model(spec.model), tune_methods[spec.method]
     job.progress(0.0, "Reading the data")
     tokenizer = load_tokenizer(base)
@@ -52,6 +66,17 @@ def run(spec: TuneSpec, job: Job) -> Outcome:
     del model
     models = _models(spec, job, base, method, adapter, trained)
     return Outcome(models, _summary(spec, plan, job, uncut, trained), stopped_early=trained.stopped)
+
+
+@contextmanager
+def _writers_tell_of_a_full_disk(folder: Path) -> Iterator[None]:
+    """Turn what torch and safetensors raise on a full disk into the OSError that it is."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if shutil.disk_usage(folder).free > FULL_BYTES and "No space left" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, "No space left on device") from error
 
 
 def _settled_plan(spec: TuneSpec, job: Job, base: Path, uncut: Rows) -> Plan:

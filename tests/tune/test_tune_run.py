@@ -1,15 +1,18 @@
 """Real fine-tunes of the tiny model: what comes out, what is told, how they end and go on."""
 
+import errno
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from fakes import FakeJob
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lab.core.errors import Cancelled, JobFailed, Released
@@ -185,6 +188,29 @@ def test_running_out_of_memory_names_the_knob_to_turn(
     with pytest.raises(JobFailed, match="micro-batch of 4") as failure:
         run(spec(), make_job(places={"talk": data}))
     assert failure.value.code == "out_of_memory"
+
+
+@pytest.mark.parametrize(
+    ("error", "free"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1 << 30),
+        (SafetensorError("No space left on device (os error 28)"), 1 << 30),
+        (RuntimeError("PytorchStreamWriter failed writing file"), 0),
+    ],
+)
+def test_a_full_disk_ends_the_run_in_one_sentence(
+    error: Exception, free: int, make_job: Callable[..., FakeJob], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Trainer
+
+    def full(*_args: Any, **_kwargs: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", full)
+    monkeypatch.setattr("lab.tune.run.shutil.disk_usage", lambda _folder: SimpleNamespace(free=free))
+    with pytest.raises(JobFailed) as failure:
+        run(spec(max_steps=1), make_job(places={"talk": data}))
+    assert failure.value.code == "disk_full"
 
 
 @pytest.mark.parametrize(("method", "model"), [("lora", "base"), ("qlora", "wide")])
