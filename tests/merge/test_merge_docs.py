@@ -55,6 +55,5 @@ def test_the_page_explains_every_argument_of_the_decorator():
         "base",
         "elementwise",
         "nanoseconds",
-        "statistics",
     ):
         assert f"| `{trait}` |" in PAGE
