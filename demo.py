@@ -31,7 +31,7 @@ from workers.start import start_workers
 OWNER = "local"
 STARTER = StarterSpec().name
 QUESTION = "What is 12 + 7? And how do I make tea?"
-COLUMN_WIDTH = 34
+COLUMN_WIDTH = 24
 
 
 def main() -> int:
@@ -132,22 +132,27 @@ def run(desk: Desk, spec: JobSpec) -> JobRow:
 def print_answers(result: dict[str, Any]) -> None:
     """Print what each model said to the question."""
     print(f"\n{QUESTION}")
-    for row in result["transcript"]:
+    for row in result["columns"]:
         text = " ".join(row["text"].split())
-        print(f"  {row['model']:{COLUMN_WIDTH}} {text[: shutil.get_terminal_size().columns - COLUMN_WIDTH]}")
+        print(
+            f"  {row['model']:{COLUMN_WIDTH}} {text[: shutil.get_terminal_size((120, 40)).columns - COLUMN_WIDTH - 3]}"
+        )
 
 
 def print_verdicts(result: dict[str, Any]) -> None:
-    """Print the sentences that say whether the differences are real."""
-    print()
+    """Print the sentences that say whether the differences are real, metric by metric."""
+    told = ""
     for verdict in result["verdicts"]:
-        print(f"  {verdict}")
+        if verdict["metric"] != told:
+            told = verdict["metric"]
+            print(f"\n{told.replace('_', ' ')}")
+        print(f"  {verdict['sentence']}")
 
 
 def print_table(models: Sequence[str], scores: Sequence[ScoreRow], desk: Desk) -> None:
     """Print the models with their scores and intervals."""
     metrics = sorted({score.metric for score in scores})
-    print("\n" + f"{'model':{COLUMN_WIDTH}} {'made by':28}" + "".join(f"{metric:>26}" for metric in metrics))
+    print("\n" + f"{'model':{COLUMN_WIDTH}} {'made by':44}" + "".join(f"{metric:>26}" for metric in metrics))
     for name in models:
         cells = {
             score.metric: f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
@@ -156,7 +161,7 @@ def print_table(models: Sequence[str], scores: Sequence[ScoreRow], desk: Desk) -
         }
         made = desk.store.models.get(name).words
         print(
-            f"{name:{COLUMN_WIDTH}} {made[:27]:28}"
+            f"{name:{COLUMN_WIDTH}} {made[:43]:44}"
             + "".join(f"{cells.get(metric, '-'):>26}" for metric in metrics)
         )
 
