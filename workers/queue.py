@@ -6,7 +6,6 @@ than wake a worker.
 
 import json
 import re
-import sqlite3
 from typing import Any, get_args
 
 from huey import SqliteHuey
@@ -55,8 +54,8 @@ class JobIdSerializer(Serializer):
 class LaneStorage(SqliteStorage):
     """Huey's SQLite storage without a disk flush per message: a power cut may lose a bell, never the file."""
 
-    def _create_connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection = super()._create_connection()
+    def _create_connection(self) -> Any:
+        connection = super()._create_connection()
         connection.execute("pragma synchronous=normal")
         return connection
 
