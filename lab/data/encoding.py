@@ -117,9 +117,21 @@ def _spans(conversation: Conversation, tokenizer: Any) -> tuple[str, list[tuple[
 
 
 def _render(turns: Conversation, tokenizer: Any, *, starts_answer: bool = False) -> str:
+    from jinja2 import TemplateError
+
+    # What a stranger's template may raise: jinja's own errors, and those of the expressions in it.
+    faults = (
+        TemplateError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    )
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=starts_answer)
-    except Exception as error:  # noqa: BLE001  jinja lets any error of a stranger's template through
+    except faults as error:
         seen = f"This model's chat template refuses a row: {str(error)[:200]}"
         raise BadInput(seen, "", "Choose another dataset or model.", field="dataset") from None
 

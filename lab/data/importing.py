@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,25 +47,22 @@ def import_dataset(
         Conflict: there is a dataset of that name.
     """
     _check_name(name)
-    datasets_dir.mkdir(parents=True, exist_ok=True)
-    target = datasets_dir / f"{name}.jsonl"
-    with _locked(datasets_dir):
-        if any(row.name == name for row in store.datasets.list()):
-            raise Conflict(f"There is already a dataset {name!r}.", "", "Choose another name.", field="name")
-        draft, verdict, sha256 = _write_draft(path, datasets_dir)
-        try:
+    try:
+        datasets_dir.mkdir(parents=True, exist_ok=True)
+        with _locked(datasets_dir), _draft_in(datasets_dir) as draft, ExitStack() as undo:
+            if any(row.name == name for row in store.datasets.list()):
+                seen = f"There is already a dataset {name!r}."
+                raise Conflict(seen, "", "Choose another name.", field="name")
+            verdict, sha256 = _write(path, draft)
             row = _row(name, owner, draft.stat().st_size, sha256, path, verdict)
-            draft.replace(target)
+            target = draft.replace(datasets_dir / f"{name}.jsonl")
+            undo.callback(target.unlink, missing_ok=True)
             _sync_folder(datasets_dir)
-        except OSError as error:
-            raise _disk_fault(error) from None
-        finally:
-            draft.unlink(missing_ok=True)
-        try:
-            return store.datasets.insert(row), verdict
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
+            listed = store.datasets.insert(row)
+            undo.pop_all()
+    except OSError as error:
+        raise _disk_fault(error) from None
+    return listed, verdict
 
 
 def read_conversations(path: Path) -> Iterator[Conversation]:
@@ -87,24 +84,26 @@ def _check_name(name: str) -> None:
         raise BadInput(f"{name[:80]!r} can't be a dataset's name.", expected, "", field="name") from None
 
 
-def _write_draft(path: Path, folder: Path) -> tuple[Path, Verdict, str]:
-    """Write the good rows to a file beside the target; return it, the verdict and the sha256."""
-    handle, draft_name = tempfile.mkstemp(dir=folder, prefix=".import-", suffix=".tmp")
-    draft = Path(draft_name)
+@contextmanager
+def _draft_in(folder: Path) -> Iterator[Path]:
+    """Make an empty file beside the target, and remove it unless it was renamed."""
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".import-", suffix=".tmp")
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as out:
-            verdict, sha256 = _copy_good_rows(path, out)
-            out.flush()
-            os.fsync(out.fileno())
-        if not verdict.counts.kept:
-            raise _no_good_row(path, verdict)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise _disk_fault(error) from None
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    return draft, verdict, sha256
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _write(path: Path, draft: Path) -> tuple[Verdict, str]:
+    """Write the good rows and bring them to the disk; return the verdict and the sha256."""
+    with draft.open("wb") as out:
+        verdict, sha256 = _copy_good_rows(path, out)
+        out.flush()
+        os.fsync(out.fileno())
+    if not verdict.counts.kept:
+        raise _no_good_row(path, verdict)
+    return verdict, sha256
 
 
 def _copy_good_rows(path: Path, out: BinaryIO) -> tuple[Verdict, str]:

@@ -94,6 +94,12 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(
     assert store.datasets.list() == []
 
 
+def test_a_folder_that_cannot_be_written_is_one_sentence(store: Store, brought: Path, tmp_path: Path) -> None:
+    (tmp_path / "sets").write_text("a file where the folder should be")
+    with pytest.raises(BadInput, match="can't be written"):
+        import_dataset(brought, "mine", "local", store, tmp_path / "sets")
+
+
 @pytest.mark.parametrize("sample", sample_datasets(), ids=lambda sample: sample.name)
 def test_every_row_of_the_datasets_that_ship_is_good(sample, store: Store, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     row, verdict = import_dataset(sample.path, sample.name, "local", store, tmp_path / "sets")
