@@ -91,7 +91,7 @@ def tune(dataset: str) -> TuneSpec:
         model=STARTER,
         dataset=dataset,
         name=f"{dataset}-lora",
-        max_steps=60,
+        max_steps=40,
         batch=8,
         micro_batch=8,
         learning_rate=5e-4,
@@ -131,12 +131,11 @@ def run(desk: Desk, spec: JobSpec) -> JobRow:
 
 def print_answers(result: dict[str, Any]) -> None:
     """Print what each model said to the question."""
+    width = shutil.get_terminal_size((120, 40)).columns - COLUMN_WIDTH - 3
     print(f"\n{QUESTION}")
     for row in result["columns"]:
         text = " ".join(row["text"].split())
-        print(
-            f"  {row['model']:{COLUMN_WIDTH}} {text[: shutil.get_terminal_size((120, 40)).columns - COLUMN_WIDTH - 3]}"
-        )
+        print(f"  {row['model']:{COLUMN_WIDTH}} {text[:width]}")
 
 
 def print_verdicts(result: dict[str, Any]) -> None:

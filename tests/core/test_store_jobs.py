@@ -207,7 +207,7 @@ def test_three_crashes_are_poison(store: Store) -> None:
         assert store.jobs.crashed(job.id, attempt, "it died", "crashed", "died").state == "queued"
         store.jobs.claim("batch", "w", "cpu")
     last = store.jobs.crashed(job.id, 3, "it died", "crashed", "died")
-    assert (last.state, last.error_code, last.crash_count) == ("failed", "poison", 2)
+    assert (last.state, last.error_code, last.crash_count) == ("failed", "poison", 3)
 
 
 def test_a_job_that_cannot_go_on_midway_fails_as_interrupted(store: Store) -> None:

@@ -338,7 +338,10 @@ class Jobs:
                 text = (
                     f"Its process died {count} times, last: {why}. Read its log, then run a changed recipe."
                 )
-                return fail(connection, self._db.now, job_id, RUNNING, attempt, ("poison", text, None))
+                values = {"crash_count": count}
+                return fail(
+                    connection, self._db.now, job_id, RUNNING, attempt, ("poison", text, None), values
+                )
             told = [NewEvent("state", {"state": "queued", "attempt": attempt, "why": why})]
             values = {"crash_count": count, "worker_id": None, "lease_until": None}
             return move(

@@ -75,6 +75,7 @@ def fail(
     sources: Collection[State],
     attempt: int,
     ending: tuple[str, str, str | None],
+    values: Mapping[str, Any] | None = None,
 ) -> JobRow:
     """End a job badly; `ending` is code, text and the field at fault, if any."""
     code, text, at_field = ending
@@ -90,5 +91,5 @@ def fail(
         "failed",
         told,
         attempt=attempt,
-        values={"error_code": code, "error_text": text},
+        values={"error_code": code, "error_text": text, **(values or {})},
     )
