@@ -42,6 +42,7 @@ class NewModel:
         parents: names of the models it came from, base first.
         words: how it was made, in a few words: "ties of pirate and sums, density 0.4".
         facts: architecture, parameters, layers, vocabulary, licence, origin and the like; JSON values.
+        digests: sha256 of large files that were hashed since they were written, by path in the folder.
     """
 
     name: str
@@ -50,6 +51,7 @@ class NewModel:
     parents: tuple[str, ...] = ()
     words: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

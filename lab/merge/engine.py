@@ -79,6 +79,11 @@ class Engine:
                 file.close()
         write_index(self.shards, self.folder)
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """The sha256 of every finished weight file, by name."""
+        return {file.shard.file: file.sha256 for file in self._files}
+
     def _write_inline(self, todo: list[ShardFile], job: Job) -> None:
         def tick() -> None:
             job.breathe()

@@ -85,12 +85,14 @@ class ShardFile:
         self._record = records / f"{shard.file}.json"
         self._recipe = recipe
         self._handle = -1
+        self.sha256 = ""  # of the finished file
 
     def is_done(self) -> bool:
         """Whether an earlier attempt finished this file, and it is still what it was."""
         try:
             record = json.loads(self._record.read_text("utf-8"))
-            is_same = self._describe(str(record.get("sha256"))) == record
+            self.sha256 = str(record.get("sha256"))
+            is_same = self._describe() == record
             return (
                 is_same
                 and self._final.stat().st_size == self.shard.size_bytes
@@ -112,21 +114,20 @@ class ShardFile:
             written = os.pwrite(self._handle, view, offset)
             offset, view = offset + written, view[written:]
 
-    def finish(self) -> str:
-        """Sync, hash, rename and record the file; return its sha256."""
+    def finish(self) -> None:
+        """Sync, hash, rename and record the file."""
         os.fsync(self._handle)
         self.close()
-        digest = _sha256(self._part)
+        self.sha256 = _sha256(self._part)
         self._part.rename(self._final)
         sync_folder(self._final.parent)
         waiting = self._record.with_suffix(".part")
         with waiting.open("w", encoding="utf-8") as file:
-            json.dump(self._describe(digest), file)
+            json.dump(self._describe(), file)
             file.flush()
             os.fsync(file.fileno())
         waiting.rename(self._record)
         sync_folder(self._record.parent)
-        return digest
 
     def close(self) -> None:
         """Close the file, finished or not."""
@@ -134,13 +135,13 @@ class ShardFile:
             os.close(self._handle)
             self._handle = -1
 
-    def _describe(self, digest: str) -> dict[str, Any]:
+    def _describe(self) -> dict[str, Any]:
         header = hashlib.sha256(self.shard.header).hexdigest()
         return {
             "recipe": self._recipe,
             "header": header,
             "size_bytes": self.shard.size_bytes,
-            "sha256": digest,
+            "sha256": self.sha256,
         }
 
 

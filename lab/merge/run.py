@@ -39,6 +39,7 @@ def run(spec: MergeSpec, job: Job) -> Outcome:
         parents=plan.parents,
         words=_words(spec),
         facts=facts_of(plan),
+        digests=engine.digests,
     )
     return Outcome(
         models=(model,), summary={"model": spec.name, "layers": plan.layers, "parameters": plan.parameters}

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from platform import python_version
-from typing import Any
+from typing import Any, BinaryIO
 
 from lab.core.errors import BadInput, Conflict, JobFailed
 from lab.core.job import NewModel
@@ -124,7 +124,7 @@ def finish(
     """
     (new.folder / MANIFEST).unlink(missing_ok=True)
     with full_disk_is_failure(f"finishing {new.name}"):
-        files = tuple(_seal(file, new.folder, breathe) for file in _files_of(new.folder))
+        files = tuple(_seal(file, new, breathe) for file in _files_of(new.folder))
         manifest = Manifest(
             name=new.name,
             kind=new.kind,
@@ -275,16 +275,22 @@ def _files_of(folder: Path) -> list[Path]:
     return files
 
 
-def _seal(file: Path, folder: Path, breathe: Callable[[], None]) -> ManifestFile:
-    """Hash a file and force it to disk."""
-    digest = hashlib.sha256()
+def _seal(file: Path, new: NewModel, breathe: Callable[[], None]) -> ManifestFile:
+    """Hash a file, unless the job that wrote it has, and force it to disk."""
+    path = file.relative_to(new.folder).as_posix()
     with file.open("rb") as handle:
-        while chunk := handle.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            breathe()
+        known = new.digests.get(path)
+        sha256 = known if known is not None else _sha256(handle, breathe)
         os.fsync(handle.fileno())
-        size = handle.tell()
-    return ManifestFile(file.relative_to(folder).as_posix(), size, digest.hexdigest())
+        return ManifestFile(path, os.fstat(handle.fileno()).st_size, sha256)
+
+
+def _sha256(handle: BinaryIO, breathe: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    while chunk := handle.read(_CHUNK_BYTES):
+        digest.update(chunk)
+        breathe()
+    return digest.hexdigest()
 
 
 def _write(manifest: Manifest, folder: Path) -> Manifest:

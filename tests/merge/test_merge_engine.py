@@ -281,6 +281,17 @@ def test_memory_holds_a_few_chunks_not_a_tensor(
     assert max(shown) == 50
 
 
+def test_the_digests_told_are_those_of_the_files(family: TinyShelf, job: TinyJob):
+    from hashlib import sha256
+
+    (model,) = run(three("sce"), job).models
+    assert model.digests == {
+        "model.safetensors": sha256((model.folder / "model.safetensors").read_bytes()).hexdigest()
+    }
+    again = run(three("sce"), job)  # from the record of the finished shard
+    assert again.models[0].digests == model.digests
+
+
 def test_torch_has_its_threads_back_after_a_merge(family: TinyShelf, job: TinyJob):
     torch.set_num_threads(2)
     run(three("linear"), job)
