@@ -92,6 +92,14 @@ def make_form(fields: Mapping[str, FieldInfo], defaults: Mapping[str, Any] | Non
     return Form(tuple(_control(name, info, given.get(name)) for name, info in fields.items()))
 
 
+def edited(component: Any) -> Any:
+    """Return the event that tells that somebody changed a component.
+
+    A text box's `input` misses what is pasted (Gradio 6.31), so its `change` is taken.
+    """
+    return component.change if isinstance(component, gr.Textbox) else component.input
+
+
 def control_for(name: str, info: FieldInfo, value: Any = None, **arguments: Any) -> Any:
     """Make the component of one field: switch, choice, number or text, by the field's type."""
     kind, is_optional = plain_type(info.annotation)

@@ -91,7 +91,7 @@ class _Finetune:
 
     def bind_checks(self, inputs: list[Any], told: list[Any], dataset: Any, name: Any) -> None:
         """Check the form when somebody changes it, and when a dataset was chosen for them."""
-        typed = [one.input for one in inputs if one is not dataset]
+        typed = [form.edited(one) for one in inputs if one is not dataset]
         gr.on(
             typed,
             self.check,

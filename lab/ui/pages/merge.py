@@ -204,7 +204,8 @@ class _Merge:
             **quiet,
         )
         fewer_rows = fewer.click(self.fewer, count, rows, api_name="merge_fewer", show_progress="hidden")
-        typed = [one.input for one in parts.inputs if one not in first]
+        typed = [form.edited(one) for one in parts.inputs if one not in (*first, parts.recipe)]
+        typed += [parts.recipe.input, parts.recipe.blur]  # not change: the check writes it
         gr.on(typed, self.check, parts.inputs, told, api_name="merge_check", **quiet)
         for number, change in enumerate((chosen, stacked, fewer_rows)):
             change.then(self.check, parts.inputs, told, api_name=f"merge_check_{number}", **quiet)
