@@ -89,5 +89,8 @@
     if (event.target.closest("#lab-question")) document.querySelector("button#lab-ask-button")?.click();
   });
 
+  // Gradio 6.31 calls the streams that a reload cuts off errors; leaving a page is none.
+  addEventListener("beforeunload", () => { console.error = () => {}; });
+
   window.crucible = { put, show, sure, query };
 })();

@@ -76,6 +76,7 @@ def loss_chart(lines: Mapping[str, Sequence[Point]], height: int = 340) -> Any:
         height: in pixels.
     """
     figure = _figure(height, "step", "loss (nats a token)")
+    figure.update_xaxes(rangemode="tozero", tickformat="d")
     _line(figure, "training loss", lines.get("loss", ()), OKABE_ITO[0])
     _line(figure, "evaluation loss", lines.get("eval_loss", ()), OKABE_ITO[5], markers=True)
     rates = lines.get("learning_rate", ())
@@ -161,6 +162,7 @@ def layer_heat_map(models: Sequence[str], weights: Sequence[Sequence[float | Non
     )
     figure.update_layout(
         hovermode="closest",
+        showlegend=False,
         margin={"l": 28, "r": 8, "t": 8, "b": 40},
         yaxis={"autorange": "reversed", "showgrid": False},
         xaxis={"showgrid": False},
@@ -179,7 +181,7 @@ def bars_of(rows: Iterable[ScoreRow], chosen: Sequence[str], metric: str, data: 
 
 def _figure(height: int, x_title: str, y_title: str) -> Any:
     figure = go.Figure()
-    thin_axis = {"gridwidth": 1, "gridcolor": _GREY, "zeroline": False, "automargin": True}
+    thin_axis = {"gridwidth": 1, "gridcolor": _GREY, "zeroline": False, "automargin": True, "ticks": ""}
     figure.update_layout(
         template="none",
         height=height,
@@ -192,6 +194,7 @@ def _figure(height: int, x_title: str, y_title: str) -> Any:
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         xaxis={**thin_axis, "title": {"text": x_title}},
         yaxis={**thin_axis, "title": {"text": y_title}},
+        showlegend=True,
         uirevision="same",
         modebar={"remove": ["lasso", "select", "autoscale"], "bgcolor": "rgba(0,0,0,0)"},
     )

@@ -25,7 +25,7 @@ def row(job: JobRow, now: float, made: Sequence[str] = (), detail: str = "") -> 
     is_open = "lab-open" if detail else ""
     inside = f'<div class="lab-job-detail">{detail}</div>' if detail else ""
     return (
-        f'<section class="lab-job {is_open}" data-job="{esc(job.id)}">'
+        f'<article class="lab-job {is_open}" data-job="{esc(job.id)}">'
         f'<button type="button" class="lab-job-row" data-do="open" data-id="{esc(job.id)}" '
         f'aria-expanded="{"true" if detail else "false"}">'
         f"<span>{widgets.state_badge(job)}</span>"
@@ -33,7 +33,7 @@ def row(job: JobRow, now: float, made: Sequence[str] = (), detail: str = "") -> 
         f'<span class="lab-muted lab-small">{esc(job.kind)} · {esc(person_words(job.owner))}</span></span>'
         f'<span class="lab-muted lab-small">{_since(job, now)}</span>'
         f"<span>{_how_far(job, made)}</span>"
-        f'<span class="lab-chevron" aria-hidden="true">›</span></button>{inside}</section>'
+        f'<span class="lab-chevron" aria-hidden="true">›</span></button>{inside}</article>'
     )
 
 

@@ -8,7 +8,7 @@ def duration(seconds: float) -> str:
     if not math.isfinite(seconds) or seconds < 0:
         return "unknown"
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -39,7 +39,7 @@ def count(number: float) -> str:
     if number >= 1e9:
         return f"{_three_digits(number / 1e9)} B"
     if number >= 1e6:
-        return f"{number / 1e6:.1f} M" if number < 1e9 else ""
+        return f"{number / 1e6:.1f} M"
     return f"{number:,.0f}"
 
 

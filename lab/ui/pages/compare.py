@@ -95,7 +95,7 @@ class _Compare:
         names = self._names(who)
         run = self._linked(request)
         linked = [one for one in request.query_params.get("models", "").split(",") if one in names]
-        chosen = list(run.spec["models"]) if run else (linked or names)[:4]
+        chosen = list(run.spec["models"]) if run else (linked or [*names[:1], *names[1:][-3:]])[:4]
         _, seen = only_changed((), names)
         columns = gr.skip() if run else self._empty(chosen, who)
         return gr.Dropdown(choices=names, value=[one for one in chosen if one in names]), columns, seen
