@@ -1,5 +1,6 @@
 """Models as the pages show them: choices for lists, where one comes from in words, who may see it."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from lab.core.store import Store
@@ -24,6 +25,11 @@ def names(rows: Iterable[ModelRow]) -> list[str]:
     return [row.name for row in rows]
 
 
+def bases(rows: Iterable[ModelRow]) -> list[str]:
+    """Return the names of the full models, which a fine-tune can start from."""
+    return [row.name for row in rows if row.kind != "adapter"]
+
+
 def heads(rows: Iterable[ModelRow], chosen: Sequence[str]) -> list[Head]:
     """Return what stands over the columns of the chosen models; a deleted one keeps its name."""
     known = {row.name: row for row in rows}
@@ -40,6 +46,11 @@ def free_name(wish: str, taken: Sequence[str]) -> str:
     if wish not in taken:
         return wish
     return next(name for number in range(2, len(taken) + 3) if (name := f"{wish}-{number}") not in taken)
+
+
+def name_of(stem: str) -> str:
+    """Turn a file's name, without its ending, into a name that the lab takes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:48] or "examples"
 
 
 def compare_link(row: ModelRow, words: str = "Compare with its parents", look: str = "") -> str:

@@ -15,6 +15,7 @@ from lab.ui.pages.learning import Learning
 from lab.ui.pages.rows import lay_out_data
 from lab.ui.redraw import Part, every, only_changed, when_page_opens
 from lab.ui.services import Services
+from lab.ui.words import listed
 
 _KNOBS = ("rank", "learning_rate", "epochs", "max_steps", "full_model")
 _OWN = ("kind", "model", "dataset", "name", "method")
@@ -91,7 +92,9 @@ class _Finetune:
 
     def bind_checks(self, inputs: list[Any], told: list[Any], dataset: Any, name: Any) -> None:
         """Check the form when somebody changes it, and when a dataset was chosen for them."""
-        typed = [form.edited(one) for one in inputs if one is not dataset]
+        model = inputs[1]
+        typed = [form.edited(one) for one in inputs if one not in (dataset, model)]
+        typed.append(model.change)  # the page chooses it when the first model comes
         gr.on(
             typed,
             self.check,
@@ -128,8 +131,9 @@ class _Finetune:
 
     def check(self, dataset: str, model: str, method: str, name: str, *given: Any) -> tuple[Any, ...]:
         """Say what the fine-tune will take, or what stands in the way beside its field."""
-        if not dataset:
-            words = widgets.note("Choose or upload examples first.")
+        missing = [words for value, words in ((dataset, "examples"), (model, "a model")) if not value]
+        if missing:
+            words = widgets.note(f"Choose {listed(missing)} first.")
             return words, gr.Button(interactive=False), *self.form.problems([])
         try:
             estimate: Any = self.services.desk.check(self._spec(dataset, model, method, name, given))
@@ -173,8 +177,7 @@ class _Finetune:
         )
 
     def _bases(self, request: gr.Request) -> list[str]:
-        rows = modelview.visible(self.services.store, self.services.who(request))
-        return [row.name for row in rows if row.kind != "adapter"]
+        return modelview.bases(modelview.visible(self.services.store, self.services.who(request)))
 
 
 def _method_words() -> str:

@@ -95,31 +95,49 @@ def build(services: Services) -> None:
 
 def _lay_out_form() -> tuple[_Parts, list[Any], tuple[Any, Any]]:
     """Make the controls; return them, the lines for problems with the recipe, and two buttons."""
-    with gr.Column(elem_classes="lab-inputs"):
-        rows, models, weights = [], [], []
-        for place in range(MOST_INPUTS):
-            with gr.Row(visible=place < 2, elem_classes="lab-input", equal_height=True) as row:
-                widgets.picture(widgets.letter(place), min_width=24, scale=0)
-                models.append(
-                    gr.Dropdown(
-                        label=f"Model {widgets.LETTERS[place]}", show_label=place == 0, scale=5, min_width=120
-                    )
-                )
-                weights.append(
-                    gr.Number(
-                        value=1.0, label="Weight", show_label=place == 0, step=0.1, scale=2, min_width=64
-                    )
-                )
-            rows.append(row)
-        with gr.Row():
-            more = gr.Button("Add a model", size="sm", elem_id="lab-merge-more")
-            fewer = gr.Button("Remove the last", size="sm", elem_id="lab-merge-fewer")
+    models, weights, rows, buttons = _lay_out_inputs()
     model_line = widgets.picture(elem_classes="lab-field-problem")
     method = gr.Dropdown(
         label="Method", choices=list(merge_methods), value=_FIRST, elem_id="lab-merge-method"
     )
     words = widgets.picture(_method_words(_FIRST))
     forms, groups = _knob_groups()
+    stack, drop, ranges = _lay_out_stack()
+    base = gr.Dropdown(
+        label="Base", choices=[], elem_id="lab-merge-base", info="What the models were tuned from"
+    )
+    base_line = widgets.picture(elem_classes="lab-field-problem")
+    name = gr.Textbox(label="Name of the result", max_lines=1, elem_id="lab-merge-name")
+    name_line = widgets.picture(elem_classes="lab-field-problem")
+    dtype, use_recipe, recipe = _lay_out_advanced()
+    parts = _Parts(
+        models, weights, rows, method, words, forms, groups, stack, drop, ranges, base, name, dtype, use_recipe,
+        recipe,
+    )  # fmt: skip
+    return parts, [model_line, base_line, name_line, recipe], buttons
+
+
+def _lay_out_inputs() -> tuple[list[Any], list[Any], list[Any], tuple[Any, Any]]:
+    """Make a row for each model that there may be, and the buttons for more and fewer."""
+    models, weights, rows = [], [], []
+    with gr.Column(elem_classes="lab-inputs"):
+        for place in range(MOST_INPUTS):
+            label = {"show_label": place == 0}
+            with gr.Row(visible=place < 2, elem_classes="lab-input", equal_height=True) as row:
+                widgets.picture(widgets.letter(place), min_width=24, scale=0)
+                models.append(
+                    gr.Dropdown(label=f"Model {widgets.LETTERS[place]}", scale=5, min_width=120, **label)
+                )
+                weights.append(gr.Number(value=1.0, label="Weight", step=0.1, scale=2, min_width=64, **label))
+            rows.append(row)
+        with gr.Row():
+            more = gr.Button("Add a model", size="sm", elem_id="lab-merge-more")
+            fewer = gr.Button("Remove the last", size="sm", elem_id="lab-merge-fewer")
+    return models, weights, rows, (more, fewer)
+
+
+def _lay_out_stack() -> tuple[Any, Any, Any]:
+    """Make the part for stacking layers: n is the model's, m is asked, and the ranges can be edited."""
     with gr.Column(visible=False) as stack:
         drop = gr.Number(label="Layers that each copy loses (m)", value=8, step=1, minimum=0)
         ranges = gr.Textbox(
@@ -127,12 +145,11 @@ def _lay_out_form() -> tuple[_Parts, list[Any], tuple[Any, Any]]:
             lines=3,
             info="0-24 is layers 0 to 23. Name another model before a colon: pirate: 0-24.",
         )
-    base = gr.Dropdown(
-        label="Base", choices=[], elem_id="lab-merge-base", info="What the models were tuned from"
-    )
-    base_line = widgets.picture(elem_classes="lab-field-problem")
-    name = gr.Textbox(label="Name of the result", max_lines=1, elem_id="lab-merge-name")
-    name_line = widgets.picture(elem_classes="lab-field-problem")
+    return stack, drop, ranges
+
+
+def _lay_out_advanced() -> tuple[Any, Any, Any]:
+    """Make the folded part: precision, and the recipe as YAML."""
     with gr.Accordion("Advanced", open=False, elem_classes="lab-accordion"):
         dtype = gr.Dropdown(label="Precision of the result", choices=[_KEEP, *get_args(Dtype)], value=_KEEP)
         use_recipe = gr.Checkbox(
@@ -140,27 +157,10 @@ def _lay_out_form() -> tuple[_Parts, list[Any], tuple[Any, Any]]:
         )
         recipe = gr.Textbox(
             label="Recipe (mergekit YAML)", lines=8, max_lines=24, elem_classes="lab-code",
-            elem_id="lab-merge-yaml",
-            info="The form writes it; paste yours for gradients, filters, slices.", buttons=["copy"],
+            elem_id="lab-merge-yaml", buttons=["copy"],
+            info="The form writes it; paste yours for gradients, filters, slices.",
         )  # fmt: skip
-    parts = _Parts(
-        models,
-        weights,
-        rows,
-        method,
-        words,
-        forms,
-        groups,
-        stack,
-        drop,
-        ranges,
-        base,
-        name,
-        dtype,
-        use_recipe,
-        recipe,
-    )
-    return parts, [model_line, base_line, name_line, recipe], (more, fewer)
+    return dtype, use_recipe, recipe
 
 
 def _knob_groups() -> tuple[dict[str, form.Form], list[Any]]:

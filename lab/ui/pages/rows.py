@@ -1,6 +1,5 @@
 """The data step of the Fine-tune page: choose, upload or take a sample; see the verdict and the tokens."""
 
-import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +78,7 @@ class _Data:
     def upload(self, path: str, request: gr.Request) -> tuple[Any, ...]:
         """Check an uploaded file, keep its good rows, and list the bad ones."""
         file = Path(path)
-        return self._bring(file, _name_of(file.stem), self.services.who(request))
+        return self._bring(file, modelview.name_of(file.stem), self.services.who(request))
 
     def take_sample(self, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
         """Bring a dataset that ships with the lab, or choose it where it is there already."""
@@ -96,8 +95,10 @@ class _Data:
     def preview(self, dataset: str, model: str, request: gr.Request) -> tuple[Any, ...]:
         """Ask for the first rows as the model's tokens."""
         try:
-            spec = PreviewSpec(dataset=dataset or "", model=model or "")
-            job = self.services.desk.submit(spec, self.services.who(request).name, uuid.uuid4().hex)
+            who = self.services.who(request)
+            bases = modelview.bases(modelview.visible(self.services.store, who))
+            spec = PreviewSpec(dataset=dataset or "", model=model or next(iter(bases), ""))
+            job = self.services.desk.submit(spec, who.name, uuid.uuid4().hex)
         except (ValidationError, LabError) as error:
             return "", widgets.problem_list(problems_of(error))
         return job.id, widgets.progress_line(job)
@@ -143,7 +144,3 @@ def _sample_buttons() -> str:
         for one in sample_datasets()
     )
     return f'<div class="lab-samples">{buttons}</div>'
-
-
-def _name_of(stem: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:48] or "examples"

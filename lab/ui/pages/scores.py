@@ -2,17 +2,19 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from pydantic import ValidationError
 
 from lab.core.errors import LabError, problems_of
-from lab.core.store.rows import LIVE, DatasetRow, JobRow
-from lab.score.metric import Metric, metrics
+from lab.core.store.rows import LIVE, JobRow
+from lab.score.keeping import keep_file
+from lab.score.metric import Metric, Reads, metrics
 from lab.score.spec import ScoreSpec
 from lab.score.tasks import LABELS, SHIPPED_CHOICES, SHIPPED_TEXT
-from lab.ui import charts, jobview, widgets
+from lab.ui import charts, jobview, modelview, widgets
 from lab.ui.redraw import Part, Seen, only_changed, when_page_opens
 from lab.ui.services import Services, Who
 
@@ -32,35 +34,42 @@ def build_section(services: Services, models: Any) -> Part:
     page = _Scores(services)
     widgets.picture('<h2 class="lab-h2">Scores</h2>')
     with gr.Column(elem_classes="lab-panel"):
-        with gr.Row(equal_height=True, elem_classes="lab-bottom"):
-            questions = gr.Dropdown(
-                label="Multiple choice", choices=page.sets(SHIPPED_CHOICES), value=SHIPPED_CHOICES
-            )
-            texts = gr.Dropdown(label="Text", choices=page.sets(SHIPPED_TEXT), value=SHIPPED_TEXT)
-            start = gr.Button("Score these models", variant="primary", elem_id="lab-score", min_width=170)
+        questions, more_questions, texts, more_texts, start = _lay_out_sets()
         problems = widgets.picture(elem_id="lab-score-problems")
     status = widgets.board(elem_id="lab-score-status")
     with gr.Row(elem_classes="lab-chart"):
-        plots = [
-            gr.Plot(
-                show_label=False,
-                container=False,
-                min_width=300,
-                elem_classes="lab-panel",
-                elem_id=f"lab-chart-{name}",
-                visible=False,
-            )
-            for name in metrics
-        ]
+        plots = [_plot(name) for name in metrics]
     seen = gr.State(())
     inputs, drawn = [models, questions, texts, seen], [status, *plots, seen]
-    when_page_opens(page.draw, inputs, drawn, "scores_open")
-    models.change(page.draw, inputs, drawn, api_name="scores_models", show_progress="hidden")
-    start.click(
-        page.start, [models, questions, texts], [problems], api_name="score", show_progress="hidden"
-    ).then(page.draw, inputs, drawn, api_name="score_started", show_progress="hidden")
-    status.click(page.press, None, [problems], api_name="scores_press", show_progress="hidden")
+    quiet = {"show_progress": "hidden"}
+    when_page_opens(page.open, inputs, [questions, texts, *drawn], "scores_open")
+    gr.on([one.change for one in inputs[:3]], page.draw, inputs, drawn, api_name="scores_choose", **quiet)
+    more_questions.upload(
+        page.keep_questions, more_questions, [questions, problems], api_name="score_questions"
+    )
+    more_texts.upload(page.keep_texts, more_texts, [texts, problems], api_name="score_texts")
+    start.click(page.start, inputs[:3], [problems], api_name="score", **quiet).then(
+        page.draw, inputs, drawn, api_name="score_started", **quiet
+    )
+    status.click(page.press, None, [problems], api_name="scores_press", **quiet)
     return Part(page.draw, inputs, drawn)
+
+
+def _lay_out_sets() -> tuple[Any, Any, Any, Any, Any]:
+    with gr.Row(equal_height=True, elem_classes="lab-bottom"):
+        questions = gr.Dropdown(label="Multiple choice", choices=[], elem_id="lab-score-questions", scale=3)
+        more_questions = gr.UploadButton("Upload", file_types=[".jsonl"], size="md", min_width=80)
+        texts = gr.Dropdown(label="Text", choices=[], elem_id="lab-score-texts", scale=3)
+        more_texts = gr.UploadButton("Upload", file_types=[".jsonl"], size="md", min_width=80)
+        start = gr.Button("Score these models", variant="primary", elem_id="lab-score", min_width=170)
+    return questions, more_questions, texts, more_texts, start
+
+
+def _plot(name: str) -> Any:
+    return gr.Plot(
+        show_label=False, container=False, min_width=300, elem_classes="lab-panel",
+        elem_id=f"lab-chart-{name}", visible=False,
+    )  # fmt: skip
 
 
 class _Scores:
@@ -69,14 +78,22 @@ class _Scores:
     def __init__(self, services: Services) -> None:
         self.services = services
 
-    def sets(self, shipped: str) -> list[tuple[str, str]]:
-        """Return the choices of data to score on: the shipped set, what was uploaded, none."""
-        rows: list[DatasetRow] = [
-            row
-            for row in self.services.store.datasets.list()
-            if row.facts.get("format") == shipped.removeprefix("lab:")
-        ]
-        return [(LABELS[shipped], shipped), *((row.name, row.name) for row in rows), ("none", _NONE)]
+    def open(
+        self, models: list[str], questions: str, texts: str, seen: Seen, request: gr.Request
+    ) -> tuple[Any, ...]:
+        """Offer the sets, the shipped ones chosen, and draw what is known."""
+        who = self.services.who(request)
+        chosen = (questions or SHIPPED_CHOICES, texts or SHIPPED_TEXT)
+        offers = self._offer("choices", chosen[0], who), self._offer("text", chosen[1], who)
+        return *offers, *self.draw(models, *chosen, seen, request)
+
+    def keep_questions(self, path: str, request: gr.Request) -> tuple[Any, str]:
+        """Keep an uploaded multiple-choice file and choose it."""
+        return self._keep(path, "choices", self.services.who(request))
+
+    def keep_texts(self, path: str, request: gr.Request) -> tuple[Any, str]:
+        """Keep an uploaded text file and choose it."""
+        return self._keep(path, "text", self.services.who(request))
 
     def start(self, models: list[str], questions: str, texts: str, request: gr.Request) -> str:
         """Submit a score job for the chosen models."""
@@ -120,6 +137,22 @@ class _Scores:
             for new, old in zip(plots, figures, strict=True)
         ]
         return status, *changed, digests
+
+    def _keep(self, path: str, reads: Reads, who: Who) -> tuple[Any, str]:
+        store, file = self.services.store, Path(path)
+        name = modelview.free_name(modelview.name_of(file.stem), [row.name for row in store.datasets.list()])
+        try:
+            row = keep_file(file, name, reads, who.name, store, self.services.settings.datasets)
+        except LabError as error:
+            return gr.skip(), widgets.problem_list(problems_of(error))
+        return self._offer(reads, row.name, who), ""
+
+    def _offer(self, reads: Reads, chosen: str, who: Who) -> Any:
+        """Return the choice of sets of one kind: the shipped one, what this person may see, none."""
+        shipped = {"choices": SHIPPED_CHOICES, "text": SHIPPED_TEXT}[reads]
+        rows = [row for row in self.services.store.datasets.list() if row.facts.get("format") == reads]
+        mine = [(row.name, row.name) for row in rows if not who.is_visitor or row.owner == who.name]
+        return gr.Dropdown(choices=[(LABELS[shipped], shipped), *mine, ("none", _NONE)], value=chosen)
 
     def _newest(self, chosen: Sequence[str], who: Who) -> JobRow | None:
         """Return the newest score job of this person over any of the chosen models."""
