@@ -29,6 +29,16 @@ FEWER = {"linear": 3.0, "ties": 8.0}
 """How many times fewer CPU seconds than mergekit each method should take."""
 
 
+STARTER = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps({"cpu_seconds": usage.ru_utime + usage.ru_stime, "rss_mib": usage.ru_maxrss / 1024}))
+sys.exit(bool(status))
+"""
+"""Runs a command and prints what it took."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """The sizes of a random Llama checkpoint."""
@@ -129,16 +139,16 @@ def mergekit_command(recipe: Path, out: Path) -> list[str]:
 
 
 def timed(command: list[str]) -> Run:
-    """Run a command and return what it took, its children included."""
+    """Run a command and return what it took, its children included.
+
+    A small process starts it: a child's peak memory counts what its parent held when it was started.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LAB_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            log.seek(0)
-            raise RuntimeError(f"{' '.join(command)} failed:\n{log.read().decode(errors='replace')[-4000:]}")
-    return Run(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    starter = [sys.executable, "-S", "-c", STARTER, *command]
+    done = subprocess.run(starter, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
+    return Run(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def recipe_for(room: Path, method: str) -> str:

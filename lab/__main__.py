@@ -1,13 +1,18 @@
 """`python -m lab ...`: wires the command line to this machine."""
 
-import signal
-import sys
-from collections.abc import Sequence
-from typing import Any
+import gc
 
-from lab.cli import Machine, main
-from lab.core.job import Device
-from lab.core.settings import Settings, enter_child_environment
+gc.disable()  # importing torch makes objects that stay: collecting among them only takes time
+
+import os  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from typing import Any  # noqa: E402
+
+from lab.cli import Machine, main  # noqa: E402
+from lab.core.job import Device  # noqa: E402
+from lab.core.settings import Settings, enter_child_environment  # noqa: E402
 
 
 def _find_devices(settings: Settings) -> Sequence[Device]:
@@ -35,4 +40,9 @@ def _new_cache() -> Any:
 if __name__ == "__main__":
     enter_child_environment()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a kill clears up like Ctrl-C
-    sys.exit(main(sys.argv[1:], Machine(_find_devices, _words_for, _new_cache)))
+    gc.freeze()
+    gc.enable()
+    code = main(sys.argv[1:], Machine(_find_devices, _words_for, _new_cache))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # everything is written; taking torch down object by object only takes time

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -17,10 +18,7 @@ def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:
     """
     if len(rows) != len(weights):
         raise ValueError(f"{len(rows)} models but {len(weights)} weights")
-    total = rows[0] * weights[0]
-    for row, weight in zip(rows[1:], weights[1:], strict=True):
-        total.add_(row, alpha=weight)
-    return total
+    return (torch.tensor(weights) @ rows.flatten(1)).view(rows.shape[1:])
 
 
 def divisor(weights: Sequence[float]) -> float:

@@ -90,7 +90,7 @@ class Engine:
             self._progress.tell(self._merged)
 
         for file in todo:
-            file.open()
+            file.open(in_order=True)
             for place in range(len(file.shard.tensors)):
                 self._write(file, place, tick)
             file.finish()

@@ -46,9 +46,12 @@ def lay_out(tensors: Iterable[OutputTensor], limit: int = SHARD_BYTES) -> tuple[
         limit: the most bytes of data in one file.
     """
     groups: list[list[OutputTensor]] = [[]]
+    size = 0
     for tensor in tensors:
-        if groups[-1] and sum(other.size_bytes for other in groups[-1]) + tensor.size_bytes > limit:
+        size += tensor.size_bytes
+        if groups[-1] and size > limit:
             groups.append([])
+            size = tensor.size_bytes
         groups[-1].append(tensor)
     count = len(groups)
     names = (
@@ -85,6 +88,7 @@ class ShardFile:
         self._record = records / f"{shard.file}.json"
         self._recipe = recipe
         self._handle = -1
+        self._digest, self._digested = hashlib.sha256(), -1
         self.sha256 = ""  # of the finished file
 
     def is_done(self) -> bool:
@@ -101,8 +105,13 @@ class ShardFile:
         except (OSError, ValueError):
             return False
 
-    def open(self) -> None:
-        """Create the file at its full length and write its header."""
+    def open(self, *, in_order: bool = False) -> None:
+        """Create the file at its full length and write its header.
+
+        Args:
+            in_order: whether the data will be written from start to end, and can be hashed on the way.
+        """
+        self._digested = 0 if in_order else -1
         self._handle = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         os.ftruncate(self._handle, self.shard.size_bytes)
         self.write(0, self.shard.header)
@@ -110,6 +119,9 @@ class ShardFile:
     def write(self, offset: int, data: Any) -> None:
         """Write bytes in place."""
         view = memoryview(data).cast("B")
+        if offset == self._digested:
+            self._digest.update(view)
+            self._digested += len(view)
         while view:
             written = os.pwrite(self._handle, view, offset)
             offset, view = offset + written, view[written:]
@@ -118,7 +130,8 @@ class ShardFile:
         """Sync, hash, rename and record the file."""
         os.fsync(self._handle)
         self.close()
-        self.sha256 = _sha256(self._part)
+        in_order = self._digested == self.shard.size_bytes
+        self.sha256 = self._digest.hexdigest() if in_order else _sha256(self._part)
         self._part.rename(self._final)
         sync_folder(self._final.parent)
         waiting = self._record.with_suffix(".part")

@@ -5,7 +5,8 @@ Knows how an adapter is folded in: W + scale * B @ A, for the rows of the chunk 
 
 import mmap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -122,10 +123,12 @@ class TensorStack:
             size = min(CHUNK, total - start)
             rows = self._scratch.rows[: len(self._inputs), :size]
             for values, row in zip(self._inputs, rows, strict=True):
-                self._read(values, start, row)
+                values.read(start, row)
+            self._check(self._inputs, rows)
             if self._base:
                 self.base = self._scratch.base[:size]
-                self._read(self._base, start, self.base)
+                self._base.read(start, self.base)
+                self._check([self._base], self.base[None])
                 rows.sub_(self.base)
             yield rows
             if place % _DROP_CHUNKS == 0:
@@ -136,16 +139,19 @@ class TensorStack:
         for values in (*self._inputs, self._base) if self._base else self._inputs:
             self._reader.drop(values.part.info)
 
-    def _read(self, values: "_Values", start: int, row: Tensor) -> None:
-        values.read(start, row)
-        # A sum is finite only when all numbers are; where finite numbers overflow it, the exact test decides.
-        if not self._is_checked and not row.sum().isfinite() and not row.isfinite().all():
-            raise JobFailed(
-                "not_finite",
-                f"{values.part.model.ref} holds NaN or infinite values in {values.part.tensor}. "
-                "Every weight of a merge is a finite number. The model was damaged while it was trained or "
-                "saved: choose another one.",
-            )
+    def _check(self, models: "Sequence[_Values]", rows: Tensor) -> None:
+        """Refuse what is not finite, in the first pass."""
+        # A sum is finite only when all numbers are; where finite ones overflow it, the exact test decides.
+        if self._is_checked or isfinite(rows.sum().item()):
+            return
+        for values, row in zip(models, rows, strict=True):
+            if not row.isfinite().all():
+                raise JobFailed(
+                    "not_finite",
+                    f"{values.part.model.ref} holds NaN or infinite values in {values.part.tensor}. "
+                    "Every weight of a merge is a finite number. The model was damaged while it was trained or "
+                    "saved: choose another one.",
+                )
 
 
 class _Values:

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import ColumnElement, Connection, Engine, Float, create_engine, event, literal_column, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -58,6 +56,9 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the schema to this release. An older release's database keeps its rows."""
+        from alembic import command  # a tenth of a second that commands without a database need not wait
+        from alembic.config import Config
+
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self._writer.begin() as connection:
