@@ -111,8 +111,8 @@ def _lay_out_form() -> tuple[_Parts, list[Any], tuple[Any, Any]]:
     name_line = widgets.picture(elem_classes="lab-field-problem")
     dtype, use_recipe, recipe = _lay_out_advanced()
     parts = _Parts(
-        models, weights, rows, method, words, forms, groups, stack, drop, ranges, base, name, dtype, use_recipe,
-        recipe,
+        models, weights, rows, method, words, forms, groups, stack, drop, ranges, base, name, dtype,
+        use_recipe, recipe,
     )  # fmt: skip
     return parts, [model_line, base_line, name_line, recipe], buttons
 

@@ -1,0 +1,52 @@
+"""From the merge form to a spec."""
+
+import pytest
+
+from lab.core.errors import BadInput
+from lab.ui.mergeform import Filled, read_ranges, solar_ranges, stacks_layers
+
+
+def test_solar_s_ranges_drop_m_layers_from_each_copy() -> None:
+    assert solar_ranges(32, 8) == "0-24\n8-32"  # the paper's: two copies of 24 layers make 48
+    assert read_ranges(solar_ranges(32, 8), "m") == [("m", (0, 24)), ("m", (8, 32))]
+
+
+def test_a_range_may_name_another_model() -> None:
+    assert read_ranges("0-2\n\n other.model : 1 - 3 ", "m") == [("m", (0, 2)), ("other.model", (1, 3))]
+
+
+@pytest.mark.parametrize("text", ["", "0", "a-b", "0-2-4", "-1-3", "0..4"])
+def test_a_line_that_is_no_range_is_refused_by_its_field(text: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        read_ranges(text, "m")
+    assert refused.value.field == "slices"
+
+
+def test_the_form_s_numbers_reach_the_spec() -> None:
+    spec = Filled("ties", (("a", 0.5), ("b", 1.0)), base="base", name="ab", knobs={"density": 0.4}).spec()
+    assert [(source.model, source.parameters["weight"]) for source in spec.models] == [("a", 0.5), ("b", 1.0)]
+    assert spec.base_model == "base"
+    assert spec.parameters["density"] == 0.4
+
+
+def test_a_method_of_one_model_stacks_its_layers() -> None:
+    assert [stacks_layers(name) for name in ("passthrough", "ties")] == [True, False]
+    spec = Filled("passthrough", (("m", 1.0),), name="deep", ranges="0-3\n1-4").spec()
+    assert [part.sources[0].layer_range for part in spec.slices] == [(0, 3), (1, 4)]
+    assert spec.is_upscaling
+
+
+def test_stacking_without_a_model_names_the_field() -> None:
+    with pytest.raises(BadInput) as refused:
+        Filled("passthrough", (), name="deep", ranges="0-3").spec()
+    assert refused.value.field == "models"
+
+
+def test_yaml_replaces_the_form_but_not_the_name() -> None:
+    recipe = (
+        "merge_method: linear\nmodels:\n  - model: x\n    parameters: {weight: 1}\n"
+        "  - model: y\n    parameters: {weight: [0, 1]}\n"
+    )
+    spec = Filled("ties", (("a", 1.0),), name="xy", recipe=recipe).spec()
+    assert (spec.method, spec.name, spec.models_used()) == ("linear", "xy", ("x", "y"))
+    assert spec.models[1].parameters["weight"] == (0, 1)
