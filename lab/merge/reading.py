@@ -149,8 +149,8 @@ class TensorStack:
                 raise JobFailed(
                     "not_finite",
                     f"{values.part.model.ref} holds NaN or infinite values in {values.part.tensor}. "
-                    "Every weight of a merge is a finite number. The model was damaged while it was trained or "
-                    "saved: choose another one.",
+                    "Every weight of a merge is a finite number. The model was damaged while it was trained "
+                    "or saved: choose another one.",
                 )
 
 
