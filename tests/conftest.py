@@ -57,3 +57,13 @@ def starter_folder() -> Path:
     from lab.models.starter import fetch
 
     return fetch(Path(__file__).parents[1] / ".cache", say=lambda words: None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where LAB_NO_SKIPS is set, as in CI, a skipped test is a failure: something is not installed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if skipped and os.environ.get("LAB_NO_SKIPS"):
+        reporter.write_line(f"{len(skipped)} skipped, and LAB_NO_SKIPS allows none", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

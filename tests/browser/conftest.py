@@ -39,10 +39,14 @@ class RunningLab:
 
 def start_lab(data: Path, **environment: str) -> RunningLab:
     """Start app.py and wait for the one line it prints."""
+    settings = {"LAB_DATA": str(data), "LAB_THREADS": "1", **environment}
     process = subprocess.Popen(
         [sys.executable, "app.py"],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, env={**os.environ, "LAB_DATA": str(data), "LAB_THREADS": "1", **environment},
-    )  # fmt: skip
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **settings},
+    )
     assert process.stdout is not None
     line = process.stdout.readline()
     found = re.fullmatch(r"Crucible is ready: (http://127\.0\.0\.1:\d+)\n", line)

@@ -13,6 +13,8 @@ POINTS = """() => {
   const plot = document.querySelector('#lab-tune-chart .js-plotly-plot');
   return plot && plot.data ? Math.max(0, ...plot.data.map((line) => line.x.length)) : 0;
 }"""
+STREAMING = """() => [...document.querySelectorAll('.lab-answer')]
+  .filter((answer) => answer.textContent.length > 15).length"""
 BARS = """() => [...document.querySelectorAll('[id^=lab-chart-] .js-plotly-plot')]
   .map((plot) => plot.data.reduce((sum, bars) => sum + bars.x.length, 0))"""
 
@@ -67,9 +69,7 @@ def ask_and_reload(lab: RunningLab, page: Page) -> None:
     page.get_by_label("Longest answer").fill("48")
     page.locator("#lab-question textarea").fill("Tell me about the sea and its ships.")
     page.locator("#lab-ask-button").click()
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('.lab-answer')].filter((a) => a.textContent.length > 15).length >= 2"
-    )
+    page.wait_for_function(f"({STREAMING})() >= 2")
     before = page.locator(".lab-answer").first.inner_text()
     page.reload()
     expect(page.locator(".lab-column")).to_have_count(4)
