@@ -90,7 +90,7 @@
   });
 
   // Gradio 6.31 calls the streams that a reload cuts off errors; leaving a page is none.
-  addEventListener("beforeunload", () => { console.error = () => {}; });
+  for (const end of ["beforeunload", "pagehide"]) addEventListener(end, () => { console.error = () => {}; }, true);
 
   window.crucible = { put, show, sure, query };
 })();
