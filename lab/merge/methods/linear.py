@@ -14,6 +14,7 @@ from lab.merge.registry import merge_methods
     source="Model soups, arXiv:2203.05482",
     space="weight",
     elementwise=True,
+    nanoseconds=1.0,
     use="When all models are good fine-tunes of one base: the plain average is hard to beat.",
 )
 def linear(

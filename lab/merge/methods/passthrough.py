@@ -15,6 +15,7 @@ from lab.merge.registry import PerModel, for_each, merge_methods
     models=(1, 1),
     weighted=False,
     elementwise=True,
+    nanoseconds=1.0,
     use="When you stack layers: depth up-scaling repeats the middle of a model, to be trained further.",
 )
 def passthrough(

@@ -16,6 +16,7 @@ from lab.merge.selection import Cut, keep_largest, largest_cuts
     "sce",
     source="FuseChat, arXiv:2408.07990, section 3.3",
     weighted=False,
+    nanoseconds=9.0,
     use="When you fuse fine-tunes of one base and have no weights in mind: each tensor finds its own.",
 )
 def sce(

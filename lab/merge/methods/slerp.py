@@ -22,6 +22,7 @@ NEARLY_PARALLEL = 0.9995
     models=(2, 2),
     weighted=False,
     base="first",
+    nanoseconds=1.5,
     use="When you blend two models that have grown apart; for two light fine-tunes it is the plain average.",
 )
 def slerp(

@@ -13,6 +13,7 @@ from lab.merge.registry import merge_methods
     "task_arithmetic",
     source="Editing models with task arithmetic, arXiv:2212.04089",
     elementwise=True,
+    nanoseconds=1.5,
     use="When you want to add up what each fine-tune learned, or with a negative weight to take it away.",
 )
 def task_arithmetic(

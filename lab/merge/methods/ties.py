@@ -20,6 +20,7 @@ Lambda = Annotated[float, Field(description="Multiplies the merged delta before 
 @merge_methods.register(
     "ties",
     source="TIES-Merging, arXiv:2306.01708, section 3",
+    nanoseconds=6.0,
     use="When fine-tunes pull in different directions: small changes are dropped, then the majority wins.",
 )
 def ties(
