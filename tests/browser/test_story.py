@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from conftest import RunningLab
 from playwright.sync_api import Page, expect
+from running_lab import RunningLab
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.starter, pytest.mark.timeout(420)]
 

@@ -2,7 +2,7 @@
 
 import psutil
 import pytest
-from conftest import Lab
+from worked_lab import Lab
 
 from lab.compare.spec import CompareSpec
 from lab.data.spec import PreviewSpec

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Lab
+from worked_lab import Lab
 
 from lab.merge.spec import MergeSpec
 from lab.tune.spec import TuneSpec

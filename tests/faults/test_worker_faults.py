@@ -7,8 +7,8 @@ import time
 
 import psutil
 import pytest
-from conftest import HERE, Lab, family, survivors
 from toy_kind import ToySpec
+from worked_lab import HERE, Lab, family, survivors
 
 from workers.start import Command, Workers
 
