@@ -33,7 +33,7 @@ _STATE_LOOKS = {
     "cancelled": ("calm", "cancelled"),
 }
 
-_KIND_LOOKS = {"base": "calm", "adapter": "live", "tuned": "live", "merge": "warm", "upscaled": "good"}
+_KIND_LOOKS = {"base": "calm", "adapter": "live", "tuned": "live", "merge": "warm", "upscaled": "warm"}
 
 
 def esc(text: object) -> str:

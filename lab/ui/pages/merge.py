@@ -191,10 +191,10 @@ class _Merge:
     def bind_checks(self, told: list[Any], count: Any, fewer: Any) -> None:
         """Check the form after every change that a person makes and what follows from it."""
         parts, quiet = self.parts, {"show_progress": "hidden", "trigger_mode": "always_last"}
-        shown = [parts.words, parts.stack, parts.base, parts.ranges, *parts.groups, *parts.weights]
+        shown = [parts.words, parts.stack, parts.base, parts.ranges, *parts.groups, *parts.rows]
         first = [parts.method, parts.models[0], parts.drop]
         rows = [count, *parts.rows, *parts.models]
-        chosen = parts.method.input(self.choose, first, shown, api_name="merge_method", **quiet)
+        chosen = parts.method.input(self.choose, [*first, count], shown, api_name="merge_method", **quiet)
         stacked = gr.on(
             [parts.drop.input, parts.models[0].input],
             self.stack,
@@ -251,7 +251,7 @@ class _Merge:
             *(gr.skip() if place < count else gr.Dropdown(value=None) for place in range(MOST_INPUTS)),
         )
 
-    def choose(self, method: str, model: str | None, drop: float | None) -> tuple[Any, ...]:
+    def choose(self, method: str, model: str | None, drop: float | None, count: int) -> tuple[Any, ...]:
         """Show the chosen method's sentence and knobs, and hide what it has no use for."""
         chosen = merge_methods[method]
         stacks = mergeform.stacks_layers(method)
@@ -261,7 +261,7 @@ class _Merge:
             gr.Dropdown(visible=chosen.base != "none"),
             self.stack(model, drop),
             *(gr.Column(visible=name == method) for name in merge_methods),
-            *(gr.Number(interactive=chosen.weighted) for _ in range(MOST_INPUTS)),
+            *(gr.Row(visible=place < (1 if stacks else count)) for place in range(MOST_INPUTS)),
         )
 
     def stack(self, model: str | None, drop: float | None) -> str:

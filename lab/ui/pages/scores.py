@@ -182,7 +182,10 @@ class _Scores:
         told = [
             one for one in job.result.get("verdicts", ()) if one["model"] in chosen and one["base"] in chosen
         ]
-        return "".join(_verdict(one, chosen) for one in told)
+        return "".join(
+            _verdicts(metric.label, [one for one in told if one["metric"] == metric.name], chosen)
+            for metric in metrics.values()
+        )
 
     def _chart(self, metric: Metric, data: str, chosen: Sequence[str], live: Mapping[str, float]) -> Any:
         rows = self.services.store.scores.of(chosen) if chosen else []
@@ -201,9 +204,12 @@ class _Scores:
         )
 
 
-def _verdict(told: Mapping[str, Any], chosen: Sequence[str]) -> str:
-    place = chosen.index(told["model"])
-    return (
-        f'<div class="lab-note lab-verdict">{widgets.letter(place)}'
-        f"<span>{widgets.esc(told['sentence'])}</span></div>"
+def _verdicts(label: str, told: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> str:
+    """Draw what one metric says of every model against the first."""
+    if not told:
+        return ""
+    lines = "".join(
+        f"<p>{widgets.letter(chosen.index(one['model']))}<span>{widgets.esc(one['sentence'])}</span></p>"
+        for one in told
     )
+    return f'<section class="lab-note lab-verdicts"><h3>{widgets.esc(label)}</h3>{lines}</section>'
