@@ -48,7 +48,7 @@ bench: .venv/dev chromium
 	$(BIN)/python -m benchmarks
 
 screenshots: .venv/dev chromium
-	$(BIN)/python -m tests.browser.screenshots docs/images
+	PYTHONPATH=. $(BIN)/python tests/browser/screenshots.py docs/images
 
 .PHONY: chromium
 chromium:

@@ -24,6 +24,7 @@ from lab.models.config import (
 )
 from lab.models.headers import PICKLES, TensorInfo, read_headers, refuse
 
+TOKENIZER = "tokenizer.json"
 TOKENIZER_LIMIT = 64 << 20
 """The longest tokenizer.json that we read, in bytes."""
 
@@ -70,12 +71,13 @@ class ModelFacts:
         return asdict(self)
 
 
-def check_model_folder(folder: Path, *, quantised: bool = False) -> ModelFacts:
+def check_model_folder(folder: Path, *, quantised: bool = False, tokenizer: bool = True) -> ModelFacts:
     """Check a model or adapter folder and return what it holds.
 
     Args:
         folder: what should be a model in Hugging Face layout.
         quantised: whether quantised weights will do.
+        tokenizer: whether there must be one; weights merged on the command line may do without.
 
     Raises:
         BadInput: it can't be used; names the file, the tensor where there is one, and the reason.
@@ -100,7 +102,8 @@ def check_model_folder(folder: Path, *, quantised: bool = False) -> ModelFacts:
             "Merging and training start from plain weights.",
             "Use the model that this one was quantised from.",
         )
-    _check_tokenizer(folder)
+    if tokenizer or (folder / TOKENIZER).exists():
+        _check_tokenizer(folder)
     if not config.quantisation:
         _check_shapes(tensors, config)
     return ModelFacts(
@@ -167,7 +170,7 @@ def _refuse_pickles(folder: Path) -> None:
 
 
 def _check_tokenizer(folder: Path) -> None:
-    file = folder / "tokenizer.json"
+    file = folder / TOKENIZER
     if not file.is_file():
         refuse_config(file, "it is missing", "The lab uses fast tokenizers, kept in this file.")
     if file.stat().st_size > TOKENIZER_LIMIT:

@@ -260,7 +260,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     """Check a model folder and describe it; a folder without any config is described by nothing."""
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         return {}
-    return check_model_folder(folder).as_json()
+    return check_model_folder(folder, tokenizer=False).as_json()
 
 
 def _files_of(folder: Path) -> list[Path]:

@@ -52,6 +52,11 @@ class TestFinish:
     def test_finishing_twice_writes_the_same_manifest(self, new: NewModel) -> None:
         assert finish(new, "s" * 64, "j1", 1) == finish(new, "s" * 64, "j1", 1)
 
+    def test_merged_weights_may_do_without_a_tokenizer(self, new: NewModel) -> None:
+        for file in new.folder.glob("tokenizer*"):
+            file.unlink()
+        assert finish(new, "s" * 64, "j1", 1).files
+
     def test_a_folder_that_is_no_whole_model_is_not_finished(self, new: NewModel) -> None:
         (new.folder / "model-00001-of-00002.safetensors").unlink()
         with pytest.raises(BadInput, match="is not there"):
