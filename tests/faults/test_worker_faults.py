@@ -85,7 +85,7 @@ class TestDeadProcesses:
         lab.start()
         job = lab.submit(ToySpec(fails="exit"))
         row = lab.wait_for_end(job)
-        assert (row.state, row.error_code, row.crash_count) == ("failed", "poison", 2)
+        assert (row.state, row.error_code, row.crash_count) == ("failed", "poison", 3)
         assert "SIGKILL" in (row.error_text or "")
         lab.check_events(job)
 

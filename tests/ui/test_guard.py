@@ -1,6 +1,7 @@
 """Which requests reach the lab at all."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -25,7 +26,8 @@ def ask(app: object, method: str = "GET", path: str = "/", **headers: str) -> ht
                 method, path, headers={k.replace("_", "-"): v for k, v in headers.items()}
             )
 
-    return asyncio.run(go())
+    with ThreadPoolExecutor(1) as thread:  # Playwright's loop may be running in this one
+        return thread.submit(asyncio.run, go()).result()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:9"])
