@@ -5,6 +5,7 @@ everything it started when it is told to.
 """
 
 import contextlib
+import logging
 import signal
 import socket
 import sys
@@ -48,6 +49,8 @@ def main() -> int:
         return 2
     services = build_services(settings, store)
     server = LabServer(uvicorn.Config(build_web(services), log_level="warning", timeout_graceful_shutdown=1))
+    # Streams that the end of the lab cuts off are no news.
+    logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     port = listener.getsockname()[1]
     attendant = threading.Thread(target=attend, args=(services, server, port), name="attendant")
     attendant.start()

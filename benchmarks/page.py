@@ -109,9 +109,9 @@ def running_lab(folder: Path) -> Iterator[Lab]:
 def ask(lab: Lab, page: Page, number: int) -> float:
     """Ask a question and watch the words arrive; return the seconds from the click to the first event."""
     page.evaluate(WATCH)
-    page.fill("#lab-question textarea", f"Count to {number + 5} in words.")
+    page.fill("#lab-question textarea", f"Tell me a story about {number + 5} ships.")
     page.click("#lab-ask-button")
-    page.wait_for_selector('.lab-column[data-phase="writing"]', timeout=60_000)
+    page.wait_for_selector(".lab-column[data-phase]", timeout=60_000)
     page.wait_for_function(
         "() => !document.querySelector('.lab-column:not([data-phase=done])')", timeout=120_000
     )
