@@ -4,6 +4,10 @@ Builds settings, store, queue and pages, mounts Gradio in a FastAPI application 
 everything it started when it is told to.
 """
 
+import gc
+
+gc.disable()  # nothing is garbage while modules load, and looking for it takes a second
+
 import contextlib
 import logging
 import signal
@@ -35,11 +39,15 @@ from workers.queue import make_bells
 from workers.start import start_workers
 
 FIRST_PORT = 7860
+HEAD_START_SECONDS = 3.0
+"""The first page has the cores to itself for so long; then the workers load their libraries."""
 SPACE_FRAMES = "https://huggingface.co https://*.hf.space"
 
 
 def main() -> int:
     """Run the lab until it is interrupted; return the exit code."""
+    gc.enable()
+    gc.freeze()
     try:
         settings = read_settings()
         store = open_store(settings)
@@ -148,6 +156,7 @@ def attend(services: Services, server: LabServer, port: int) -> None:
     with contextlib.suppress(OSError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30).read()
     print(f"Crucible is ready: http://127.0.0.1:{port}", flush=True)
+    wait_until(time.monotonic() + HEAD_START_SECONDS, server)
     workers = start_workers(services.settings) if services.settings.workers else None
     fetch_starter(services)
     next_clearing = 0.0
@@ -158,6 +167,12 @@ def attend(services: Services, server: LabServer, port: int) -> None:
         time.sleep(0.1)
     if workers:
         workers.stop()
+
+
+def wait_until(moment: float, server: LabServer) -> None:
+    """Wait for a moment of the monotonic clock, or for the server's end."""
+    while time.monotonic() < moment and not server.should_exit:
+        time.sleep(0.05)
 
 
 def fetch_starter(services: Services) -> None:

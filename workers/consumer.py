@@ -38,7 +38,7 @@ class LaneConsumer(Consumer):
             workers=places,
             periodic=False,
             initial_delay=0.02,
-            max_delay=0.1,
+            max_delay=0.05,
             backoff=1.1,
             health_check_interval=1,
             shutdown_timeout=shutdown_seconds,

@@ -364,3 +364,15 @@ def test_the_migrations_make_the_tables_that_the_code_expects(store: Store) -> N
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         changes = [change for change in compare_metadata(context, metadata) if "clock" not in str(change)]
     assert changes == []
+
+
+def test_a_database_that_is_up_to_date_opens_as_it_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("nothing was to be migrated")
+
+    monkeypatch.setattr("alembic.command.upgrade", refuse)
+    store.database.migrate()
+    with store.database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+    with pytest.raises(AssertionError, match="nothing was to be migrated"):
+        store.database.migrate()
