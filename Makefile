@@ -6,7 +6,7 @@ export PYTHONUNBUFFERED := 1
 .PHONY: run test test-unit test-faults check demo bench screenshots clean
 
 run: .venv
-	@echo "Fetching the starter model (98 MB, once) ..."
+	@echo "Fetching the starter model (93 MB, once) ..."
 	@$(BIN)/python -m lab starter || echo "The starter model could not be fetched now; the lab starts without it."
 	@echo "Starting the lab ..."
 	@exec $(BIN)/python app.py

@@ -147,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--text", metavar="F.jsonl", help="text; a set that ships when neither is given")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     sub.add_argument("--out", type=Path, required=True, metavar="F.json")
-    command("starter", starter, "Fetch the starter model (98 MB, once) and check it.")
+    command("starter", starter, "Fetch the starter model (93 MB, once) and check it.")
     sub = command("jobs", jobs, "List the lab's newest jobs.")
     sub.add_argument("--limit", type=int, default=20)
     return top
