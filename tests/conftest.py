@@ -17,7 +17,10 @@ from fakes import FakeJob, FakeShelf
 from hypothesis import settings
 from tiny_models import Bench, write_bench
 
-settings.register_profile("lab", deadline=None, max_examples=60)  # other work shares the machine's cores
+# No deadline, for other work shares the machine's cores. Everybody tries the same examples, so that a red
+# run is a change's doing; `--hypothesis-profile=explore` looks for new ones.
+settings.register_profile("lab", deadline=None, max_examples=60, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile("lab")
 
 
