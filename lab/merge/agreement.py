@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+from lab.models.lazytorch import Tensor, torch
 
 
 def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:

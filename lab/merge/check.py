@@ -3,13 +3,12 @@
 Reads no weight. The page shows what it returns; what it raises names the field at fault.
 """
 
-import torch
-
 from lab.core.errors import BadInput
 from lab.core.job import Shelf
 from lab.merge.ingredients import Ingredient, read_ingredient
 from lab.merge.plan import MergePlan, plan_of
 from lab.merge.spec import MergeSpec
+from lab.models.lazytorch import torch
 
 ROOM_FOR_SMALL_FILES = 64 << 20
 """Bytes for tokenizer, config and card beside the weights."""

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Protocol, get_args, get_origin, get_type_hints
 
-import torch
 from pydantic import ConfigDict, Field, TypeAdapter, create_model
 from pydantic.fields import FieldInfo
-from torch import Tensor
 
 from lab.core.registry import Registry
 from lab.core.spec import Spec
+from lab.models.lazytorch import Tensor, torch
 
 Space = Literal["delta", "weight"]
 """What a method is given: tuned minus base ("delta"), or the models' values as they are ("weight")."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from lab.models.lazytorch import Tensor, torch
 
 _LOW = 18
 _BINS = 1 << 31 - _LOW  # a float without its sign has 31 bits: 13 above, 18 below

@@ -7,11 +7,10 @@ numbers, step by step, whatever their vocabularies: where they agree, they say t
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Generator, Tensor
 
 from lab.core.spec import Spec
+from lab.models.lazytorch import Generator, Tensor, torch
 
 
 class Sampling(Spec):

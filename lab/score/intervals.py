@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-import torch
+from lab.models.lazytorch import Generator, torch
 
 DRAWS = 10_000
 CHUNK = 1 << 22
@@ -26,7 +26,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def bootstrap_ratio(
-    parts: Sequence[float], sizes: Sequence[float], generator: torch.Generator, draws: int = DRAWS
+    parts: Sequence[float], sizes: Sequence[float], generator: Generator, draws: int = DRAWS
 ) -> tuple[float, float]:
     """Return the 95 % percentile interval of sum(parts) / sum(sizes) when items are drawn again.
 

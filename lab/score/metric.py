@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from lab.core.registry import Registry
+from lab.models.lazytorch import Generator
 
 Reads = Literal["choices", "text"]
 
@@ -70,7 +69,7 @@ class Score:
     sizes: tuple[float, ...] = ()
 
 
-Measure = Callable[[Sequence[Any], torch.Generator | None], Score]
+Measure = Callable[[Sequence[Any], Generator | None], Score]
 """The signature of a metric: measure(items, generator).
 
 The generator serves a bootstrap; None leaves that out, for figures that still grow.

@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
+from lab.models.lazytorch import Generator, torch
 from lab.score.intervals import CHUNK, DRAWS, bootstrap_ratio
 
 LEVEL = 0.05
@@ -95,7 +94,7 @@ def paired_difference(
     base: Sequence[float],
     new: Sequence[float],
     sizes: Sequence[float],
-    generator: torch.Generator,
+    generator: Generator,
     draws: int = DRAWS,
 ) -> Difference:
     """Compare two models on the same items by paired bootstrap and sign-flip permutation.
@@ -121,7 +120,7 @@ def paired_difference(
     return Difference(value, low, high, _sign_flip_p(gaps, generator, draws), len(gaps))
 
 
-def _sign_flip_p(gaps: Sequence[float], generator: torch.Generator, draws: int) -> float:
+def _sign_flip_p(gaps: Sequence[float], generator: Generator, draws: int) -> float:
     gap = torch.tensor(gaps, dtype=torch.float64)
     observed = abs(float(gap.sum())) * (1 - 1e-12)  # the same sum in another order still counts as equal
     rows, extreme = max(1, CHUNK // len(gaps)), 0

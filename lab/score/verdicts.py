@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
+from lab.models.lazytorch import Generator
 from lab.score.metric import Metric, Score
 from lab.score.significance import (
     difference_sentence,
@@ -17,7 +16,7 @@ from lab.score.significance import (
 
 
 def verdict(
-    new: str, base: str, metric: Metric, scores: Mapping[str, Score], generator: torch.Generator
+    new: str, base: str, metric: Metric, scores: Mapping[str, Score], generator: Generator
 ) -> dict[str, Any]:
     """Compare two models on one metric; where one read less, on the items that both read.
 

@@ -3,9 +3,9 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor
 
 from lab.merge.registry import PerModel, for_each, merge_methods
+from lab.models.lazytorch import Tensor
 
 
 @merge_methods.register(

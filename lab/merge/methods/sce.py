@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from lab.merge.agreement import agreeing_average, row_sum
 from lab.merge.registry import Stack, merge_methods
 from lab.merge.selection import Cut, keep_largest, largest_cuts
+from lab.models.lazytorch import Tensor, torch
 
 
 @merge_methods.register(

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from math import acos, sin, sqrt
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from lab.merge.agreement import weighted_sum
 from lab.merge.registry import Stack, merge_methods
+from lab.models.lazytorch import Tensor, torch
 
 NEARLY_PARALLEL = 0.9995
 """Cosine beyond which the arc is a line, as in mergekit."""

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor
 
 from lab.merge.agreement import divisor, weighted_sum
 from lab.merge.registry import merge_methods
+from lab.models.lazytorch import Tensor
 
 
 @merge_methods.register(

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from lab.merge.agreement import agreeing, divisor
 from lab.merge.registry import PerModel, Stack, for_each, merge_methods
 from lab.merge.selection import Cut, keep_largest, largest_cuts
+from lab.models.lazytorch import Tensor, torch
 
 Density = Annotated[
     PerModel, Field(ge=0, le=1, description="Share of each model's changes to keep, the largest first")

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 
-import torch
-
+from lab.models.lazytorch import Generator
 from lab.score.intervals import bootstrap_ratio
 from lab.score.metric import Score, TextLikelihood, metrics
 
@@ -16,7 +15,7 @@ from lab.score.metric import Score, TextLikelihood, metrics
     higher_is_better=False,
     source="EleutherAI lm-eval 0.4.13, output_type loglikelihood_rolling, bits_per_byte",
 )
-def bits_per_byte(items: Sequence[TextLikelihood], generator: torch.Generator | None) -> Score:
+def bits_per_byte(items: Sequence[TextLikelihood], generator: Generator | None) -> Score:
     """Bits that the model needs for a byte of the texts: lower is better.
 
     Totals over all documents, not the mean of each document's figure:

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
+from lab.models.lazytorch import Generator
 from lab.score.intervals import wilson
 from lab.score.metric import ChoiceLikelihoods, Score, metrics
 
@@ -12,7 +11,7 @@ SOURCE = "EleutherAI lm-eval 0.4.13, output_type multiple_choice"
 
 
 @metrics.register("accuracy", label="Accuracy", reads="choices", source=f"{SOURCE}, acc")
-def accuracy(items: Sequence[ChoiceLikelihoods], generator: torch.Generator | None) -> Score:  # noqa: ARG001
+def accuracy(items: Sequence[ChoiceLikelihoods], generator: Generator | None) -> Score:  # noqa: ARG001
     """Share of questions whose right answer is the most likely one.
 
     Args:
@@ -28,7 +27,7 @@ def accuracy(items: Sequence[ChoiceLikelihoods], generator: torch.Generator | No
 @metrics.register(
     "accuracy_normalised", label="Accuracy, normalised", reads="choices", source=f"{SOURCE}, acc_norm"
 )
-def accuracy_normalised(items: Sequence[ChoiceLikelihoods], generator: torch.Generator | None) -> Score:  # noqa: ARG001
+def accuracy_normalised(items: Sequence[ChoiceLikelihoods], generator: Generator | None) -> Score:  # noqa: ARG001
     """Share of questions whose right answer is the most likely one per character.
 
     Dividing by the characters takes away the advantage that a short answer has for being short.
