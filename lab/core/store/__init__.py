@@ -10,6 +10,9 @@ from lab.core.store.queueing import NewJob
 from lab.core.store.shelves import Datasets, Models, Scores, Workers
 from lab.core.store.success import Success
 
+START_SECONDS = 30.0
+"""A database server that starts together with the lab has so long to answer."""
+
 __all__ = ["NewJob", "Store", "Success", "open_store"]
 
 
@@ -43,8 +46,10 @@ def open_store(settings: Settings) -> Store:
 
     Raises:
         BadInput: the data folder can't be written.
+        LabError: the database does not answer, or a newer release has migrated it.
     """
     settings.make_folders()
     store = Store(settings.database)
+    store.database.wait_until_ready(START_SECONDS if settings.database_url else 0)
     store.database.migrate()
     return store

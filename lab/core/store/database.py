@@ -1,32 +1,22 @@
 """Opens the database, migrates it, and hands out transactions. Knows no table."""
 
-import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    Float,
-    create_engine,
-    event,
-    inspect,
-    literal_column,
-    select,
-)
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import ColumnElement, Connection, inspect, select
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from lab.core.errors import LabError
+from lab.core.store.engines import NOW, WRITES, make_engine, reading
 
-BUSY_SECONDS = 10
 MIGRATIONS = Path(__file__).parent / "migrations"
-_WRITES = "lab_writes"
+MIGRATION_LOCK = 0x63727563
+"""The advisory lock that keeps two hosts from migrating one Postgres at once."""
 
-SQLITE_NOW: ColumnElement[float] = literal_column("((julianday('now') - 2440587.5) * 86400.0)", Float)
-POSTGRES_NOW: ColumnElement[float] = literal_column("extract(epoch from clock_timestamp())", Float)
+_NO_ANSWER = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 
 
 class Database:
@@ -38,35 +28,49 @@ class Database:
     """
 
     def __init__(self, url: str, now: ColumnElement[float] | None = None) -> None:
-        self.engine = _make_engine(url)
-        clock = SQLITE_NOW if self.engine.dialect.name == "sqlite" else POSTGRES_NOW
-        self.now = clock if now is None else now
-        self._writer = self.engine.execution_options(**{_WRITES: True})
+        self.engine = make_engine(url)
+        self.now = NOW[self.engine.dialect.name] if now is None else now
+        self._reader = reading(self.engine)
+        self._writer = self.engine.execution_options(**{WRITES: True})
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads: one consistent view."""
-        with self.engine.begin() as connection:
-            yield connection
+        """A connection that only reads. On Postgres each statement sees the present of its own.
+
+        Raises:
+            LabError: the database does not answer.
+        """
+        try:
+            with self._reader.begin() as connection:
+                yield connection
+        except _NO_ANSWER as error:
+            raise LabError(
+                f"The lab's database does not answer: {_words(error)}. Nothing was lost. "
+                "Try again in a moment; if it stays away, see to the database."
+            ) from error
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that writes: on SQLite it takes the write lock at once, so it never deadlocks.
 
         Raises:
-            LabError: the database stayed locked for ten seconds, or its disk is full.
+            LabError: the database stayed locked for ten seconds, does not answer, or its disk is full.
         """
         try:
             with self._writer.begin() as connection:
                 yield connection
-        except OperationalError as error:
+        except _NO_ANSWER as error:
             raise LabError(
-                f"The lab's database can't be written: {error.orig}. Nothing was changed. "
-                "Free disk space, or wait until the other program is done with it, and try again."
+                f"The lab's database can't be written: {_words(error)}. Nothing was changed. "
+                "Free disk space, or wait until the database answers again, and try again."
             ) from error
 
     def migrate(self) -> None:
-        """Bring the schema to this release. An older release's database keeps its rows."""
+        """Bring the schema to this release. An older release's database keeps its rows.
+
+        Raises:
+            LabError: the database does not answer, or a newer release of the lab has migrated it.
+        """
         if self._is_current():
             return
         from alembic import command  # a third of a second that an up-to-date lab need not wait
@@ -74,17 +78,48 @@ class Database:
 
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
-        with self._writer.begin() as connection:
+        with self.write() as connection:
+            if self.engine.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
+    def wait_until_ready(self, seconds: float) -> None:
+        """Wait for a database server that is still starting.
+
+        Raises:
+            LabError: it did not answer in time.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self.time()
+            except LabError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+            else:
+                return
+
     def _is_current(self) -> bool:
-        """Whether the newest migration, by the number in its file's name, is the database's own."""
+        """Whether the newest migration, by the number in its file's name, is the database's own.
+
+        Raises:
+            LabError: the database's is newer.
+        """
         newest = max(file.name.split("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
         with self.read() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return False
-            return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == newest
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        if found is not None and found > newest:
+            raise LabError(
+                f"The lab's database is of a newer release (schema {found}); this one knows {newest}. "
+                "Start the newer release, or restore the backup that was made before it."
+            )
+        return bool(found == newest)
 
     def time(self) -> float:
         """Return the present by the database's clock, in seconds since 1970."""
@@ -96,26 +131,7 @@ class Database:
         self.engine.dispose()
 
 
-def _make_engine(url: str) -> Engine:
-    engine = create_engine(url, connect_args=_connect_args(url))
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _connect_args(url: str) -> dict[str, object]:
-    if not url.startswith("sqlite"):
-        return {}
-    return {"timeout": BUSY_SECONDS, "check_same_thread": False}
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves, below
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _words(error: Exception) -> str:
+    """Return the first line of what the driver said."""
+    said = str(getattr(error, "orig", None) or error).strip()
+    return said.splitlines()[0] if said else type(error).__name__

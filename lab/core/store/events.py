@@ -35,10 +35,12 @@ def insert_events(
     connection: Connection, job_id: str, after_seq: int, new: Sequence[NewEvent], now: ColumnElement[float]
 ) -> None:
     """Write events whose places `after_seq + 1, ...` the caller has just reserved in this transaction."""
-    for seq, event in enumerate(new, start=after_seq + 1):
-        connection.execute(
-            insert(events).values(job_id=job_id, seq=seq, time=now, kind=event.kind, payload=event.payload)
-        )
+    rows = [
+        {"job_id": job_id, "seq": seq, "kind": event.kind, "payload": event.payload}
+        for seq, event in enumerate(new, start=after_seq + 1)
+    ]
+    if rows:
+        connection.execute(insert(events).values(time=now), rows)
 
 
 def progress_values(new: Sequence[NewEvent]) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from lab.core.store.queueing import NewJob, insert_job, job_with_key, promise_na
 from lab.core.store.rows import TERMINAL, JobRow, State
 from lab.core.store.schema import events, jobs
 from lab.core.store.success import Success, list_models, list_scores
-from lab.core.store.transitions import CANCELLING, HELD, QUEUED, RUNNING, fail, job_row, move
+from lab.core.store.transitions import CANCELLING, HELD, QUEUED, RUNNING, fail, held_row, job_row, move
 
 LEASE_SECONDS = 15.0
 MOST_CRASHES = 3
 
 Rows = list[JobRow]
 
-CANCELS: tuple[tuple[tuple[State, ...], State], ...] = ((QUEUED, "cancelled"), (RUNNING, "cancelling"))
+CANCELS: dict[State, State] = {"queued": "cancelled", "running": "cancelling"}
 
 
 class Jobs:
@@ -57,8 +57,11 @@ class Jobs:
                 promise_names(connection, new)
                 return insert_job(connection, self._db.now, new), True
         except IntegrityError:
+            # On Postgres another transaction was faster by a moment: with the key, or with a name.
             with self._db.read() as connection:
                 earlier = job_with_key(connection, new)
+                if earlier is None:
+                    promise_names(connection, new)
             if earlier:
                 return earlier, False
             raise
@@ -125,6 +128,7 @@ class Jobs:
             .where((jobs.c.state == "queued") & (jobs.c.lane == lane))
             .order_by(jobs.c.priority.desc(), busy, jobs.c.created, jobs.c.id)
             .limit(1)
+            .with_for_update(skip_locked=True, of=jobs)  # on Postgres, each of many workers its own row
         )
         with self._db.write() as connection:
             found = connection.execute(following).first()
@@ -262,14 +266,12 @@ class Jobs:
 
     def request_cancel(self, job_id: str) -> JobRow:
         """Ask for a job to end. Twice is the same as once; an ended job stays as it is."""
-        told = {"attempt": self.get(job_id).attempt, "why": "cancelled by its owner"}
         with self._db.write() as connection:
-            for sources, to in CANCELS:
-                event = NewEvent("state", {"state": to, **told})
-                try:
-                    return move(connection, self._db.now, job_id, sources, to, [event])
-                except Fenced:
-                    continue
+            row = held_row(connection, job_id)
+            to = CANCELS.get(row["state"]) if row else None
+            if row and to:
+                told = {"state": to, "attempt": row["attempt"], "why": "cancelled by its owner"}
+                return move(connection, self._db.now, job_id, (row["state"],), to, [NewEvent("state", told)])
         return self.get(job_id)
 
     def request_stop(self, job_id: str) -> JobRow:
@@ -304,12 +306,13 @@ class Jobs:
         reaped = []
         for job_id, attempt in found:
             text = "The worker that ran this job stopped answering and can't go on midway. Run the job again."
+            why = "its worker stopped answering"
             try:
                 reaped.append(
-                    self.crashed(job_id, attempt, "its worker stopped answering", "interrupted", text)
+                    self._give_up(job_id, attempt, why, crashes=1, ending=("interrupted", text), lapsed=True)
                 )
             except Fenced:
-                continue  # somebody else reaped it, or it ended meanwhile
+                continue  # another host reaped it, its lease was renewed, or it ended meanwhile
         return reaped
 
     def _touch(self, job_id: str, attempt: int, **values: Any) -> JobRow:
@@ -322,12 +325,26 @@ class Jobs:
             raise Fenced(f"Attempt {attempt} no longer owns job {job_id}.")
         return job_row(row)
 
-    def _give_up(self, job_id: str, attempt: int, why: str, crashes: int, ending: tuple[str, str]) -> JobRow:
-        """Queue a held job again; end it when it is being cancelled or can't go on (`ending` says why)."""
+    def _give_up(
+        self,
+        job_id: str,
+        attempt: int,
+        why: str,
+        crashes: int,
+        ending: tuple[str, str],
+        lapsed: bool = False,
+    ) -> JobRow:
+        """Queue a held job again; end it when it is being cancelled or can't go on (`ending` says why).
+
+        Raises:
+            Fenced: it is not held by this attempt, or only a `lapsed` lease was to be given up.
+        """
         with self._db.write() as connection:
-            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
+            row = held_row(connection, job_id)
             if row is None or row["attempt"] != attempt or row["state"] not in HELD:
                 raise Fenced(f"Attempt {attempt} no longer owns job {job_id}.")
+            if lapsed and row["lease_until"] >= connection.execute(select(self._db.now)).scalar_one():
+                raise Fenced(f"The lease of job {job_id} was renewed.")
             if row["state"] == "cancelling":
                 told = [NewEvent("state", {"state": "cancelled", "attempt": attempt, "why": why})]
                 return move(connection, self._db.now, job_id, CANCELLING, "cancelled", told, attempt=attempt)

@@ -54,23 +54,33 @@ def job_with_key(connection: Connection, new: NewJob) -> JobRow | None:
 def promise_names(connection: Connection, new: NewJob) -> None:
     """Check that no other model or job has the names that this job will publish.
 
+    Promises are read first: a job that ends in between drops its promise and lists its model at once.
+
     Raises:
         Conflict: one of them is taken or promised.
     """
     for name in new.promises:
-        listed = connection.execute(select(models.c.name).where(models.c.name == name)).first()
-        promised = connection.execute(select(claims.c.job_id).where(claims.c.name == name)).first()
-        if listed or promised:
-            saw = (
-                f"There is already a model named {name!r}."
-                if listed
-                else f"A job is already making {name!r}."
-            )
-            raise Conflict(saw, "Names are used once.", "Choose another name.", field="name")
+        if connection.execute(select(claims.c.job_id).where(claims.c.name == name)).first():
+            raise _taken(f"A job is already making {name!r}.")
+        _refuse_listed(connection, name)
+
+
+def _refuse_listed(connection: Connection, name: str) -> None:
+    if connection.execute(select(models.c.name).where(models.c.name == name)).first():
+        raise _taken(f"There is already a model named {name!r}.")
+
+
+def _taken(saw: str) -> Conflict:
+    return Conflict(saw, "Names are used once.", "Choose another name.", field="name")
 
 
 def insert_job(connection: Connection, now: Now, new: NewJob) -> JobRow:
-    """Write the row, its first event and its claims on names."""
+    """Write the row, its first event and its claims on names.
+
+    Raises:
+        Conflict: a model of such a name was listed since they were looked up.
+        IntegrityError: another transaction has just used the key or claimed a name.
+    """
     values = {
         "id": uuid.uuid4().hex,
         "owner": new.owner,
@@ -100,4 +110,5 @@ def insert_job(connection: Connection, now: Now, new: NewJob) -> JobRow:
     insert_events(connection, row["id"], 0, [queued], now)
     for name in new.promises:
         connection.execute(insert(claims).values(name=name, job_id=row["id"]))
+        _refuse_listed(connection, name)  # now that the name is ours, nobody else can list it
     return job_row(row)

@@ -54,6 +54,7 @@ jobs = Table(
     UniqueConstraint("owner", "idem_key", name="jobs_owner_key"),
     Index("jobs_queue", "lane", "state", "priority", "created"),
     Index("jobs_newest", "created"),
+    Index("jobs_leases", "state", "lease_until"),
 )
 
 claims = Table(

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, insert, select
 
 from lab.core.errors import Conflict
+from lab.core.store.engines import upsert
 from lab.core.store.rows import ModelRow
 from lab.core.store.schema import models, scores
 from lab.core.store.transitions import Now
@@ -41,12 +42,10 @@ def list_models(connection: Connection, now: Now, rows: Iterable[ModelRow]) -> N
 
 
 def list_scores(connection: Connection, now: Now, job_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Put the figures that a job measured in the place of older ones."""
-    for row in rows:
-        key = (
-            (scores.c.model == row["model"])
-            & (scores.c.metric == row["metric"])
-            & (scores.c.data == row["data"])
-        )
-        connection.execute(delete(scores).where(key))
-        connection.execute(insert(scores).values(job_id=job_id, created=now, **row))
+    """Put the figures that a job measured in the place of older ones.
+
+    In the order of their keys, so that two jobs that measured the same wait for each other in one
+    direction only.
+    """
+    for row in sorted(rows, key=lambda row: (row["model"], row["metric"], row["data"])):
+        connection.execute(upsert(connection.dialect.name, scores, job_id=job_id, created=now, **row))

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, select, update
 
 from lab.core.errors import Fenced, IllegalTransition
 from lab.core.events import NewEvent
@@ -22,6 +22,12 @@ HELD = RUNNING + CANCELLING
 def job_row(row: RowMapping) -> JobRow:
     """Read one row of the jobs table."""
     return JobRow(**{name: row[name] for name in JobRow.__dataclass_fields__})
+
+
+def held_row(connection: Connection, job_id: str) -> RowMapping | None:
+    """Read a job's row and keep it from changing until the caller's transaction ends."""
+    mine = select(jobs).where(jobs.c.id == job_id).with_for_update()
+    return connection.execute(mine).mappings().first()
 
 
 def move(
