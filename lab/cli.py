@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from lab.compare.spec import CompareSpec
@@ -39,7 +38,7 @@ from lab.models.catalog import Catalog, PathShelf
 from lab.models.source import Source
 from lab.models.starter import default_cache, fetch_wheel
 from lab.score.spec import ScoreSpec
-from lab.tune.spec import TuneSpec
+from lab.tune import recipe as tune_recipe
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -173,8 +172,8 @@ def merge(desk: Desk) -> None:
 def tune(desk: Desk) -> None:
     """Fine-tune as a spec says; model and data are paths or names."""
     out: Path = desk.args.out
-    fields = _yaml_table(desk.args.spec)
-    _make_models(desk, TuneSpec.model_validate({"name": _name_for(out), **fields}), out)
+    spec = tune_recipe.read_recipe(_text_of(desk.args.spec), name=_name_for(out))
+    _make_models(desk, spec, out)
 
 
 def compare(desk: Desk) -> None:
@@ -284,16 +283,6 @@ def _text_of(file: Path) -> str:
         raise BadInput(f"{file} can't be read: {error.strerror}.", "", "Check the path.") from error
     except UnicodeDecodeError:
         raise BadInput(f"{file} is not UTF-8 text.", "", "Check that it is the right file.") from None
-
-
-def _yaml_table(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(_text_of(file))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise BadInput(f"{file} is not YAML: {error}.", "", "Export the spec again.") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{file} holds no table of settings.", "It has lines such as `rank: 16`.", "")
-    return content
 
 
 def _prompts_of(file: Path) -> list[str]:

@@ -40,12 +40,14 @@ class Kind:
         run: "module:function" of its `Run`; imported only where jobs run.
         check: "module:function" of its `Check`, called before the job is queued.
         resumable: whether it goes on where it was when its process died.
+        stoppable: whether it keeps what it has when it is asked to stop.
     """
 
     lane: Lane
     run: str
     check: str
     resumable: bool = True
+    stoppable: bool = False
 
     def load_run(self) -> Run:
         """Import the function that runs the job."""
@@ -58,11 +60,13 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "merge": Kind("batch", "lab.merge.run:run", "lab.merge.check:check"),
-    "tune": Kind("batch", "lab.tune.run:run", "lab.tune.check:check"),
-    "score": Kind("batch", "lab.score.run:run", "lab.score.check:check"),
+    "tune": Kind("batch", "lab.tune.run:run", "lab.tune.check:check", stoppable=True),
+    "score": Kind("batch", "lab.score.run:run", "lab.score.check:check", stoppable=True),
     "import": Kind("batch", "lab.models.importing:run", "lab.models.importing:check"),
     "starter": Kind("batch", "lab.models.starter:run", "lab.models.starter:check"),
-    "compare": Kind("chat", "lab.compare.run:run", "lab.compare.check:check", resumable=False),
+    "compare": Kind(
+        "chat", "lab.compare.run:run", "lab.compare.check:check", resumable=False, stoppable=True
+    ),
     "preview": Kind("chat", "lab.data.preview:run", "lab.data.preview_check:check", resumable=False),
 }
 """How every kind is run: the second of the two tables."""

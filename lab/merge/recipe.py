@@ -1,21 +1,19 @@
 """mergekit's YAML, in and out: the text that a page takes and gives, and the command line reads.
 
-Knows the language for the methods that we have, and says in a sentence what it can't do. The YAML is
-read without aliases, tags or keys given twice, so a small text can't become a large value.
+Knows the language for the methods that we have, and says in a sentence what it can't do.
 """
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import yaml
 
 from lab.core.errors import BadInput, UnknownName
+from lab.core.plain_yaml import read_yaml
 from lab.merge.parameters import Filtered, Setting
 from lab.merge.registry import MergeMethod, merge_methods
 from lab.merge.spec import MergeSpec, Slice, Source
-
-MOST_BYTES = 256 << 10
 
 TOP_KEYS = ("models", "slices", "merge_method", "base_model", "dtype", "out_dtype", "parameters")
 MODEL_KEYS = ("model", "parameters")
@@ -105,54 +103,11 @@ def write_recipe(spec: MergeSpec) -> str:
     )
 
 
-class _Unread(yaml.MarkedYAMLError):
-    """Something that YAML has and recipes haven't."""
-
-    def __init__(self, problem: str, mark: Any) -> None:
-        super().__init__(problem=problem, problem_mark=mark)
-
-
-class _Loader(yaml.SafeLoader):
-    """A loader of plain values: no aliases, no tags, no key twice, no dates."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise _Unread("anchors (&) and aliases (*) are not read", event.start_mark)
-        if getattr(event, "tag", None) is not None:
-            raise _Unread("tags (!) are not read", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        for place, key in enumerate(keys):
-            if key in keys[:place]:
-                mark = node.value[place][0].start_mark
-                raise _Unread(f"the key {key!r} appears twice", mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":merge", ":value"))
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def _parse(text: str) -> Any:
-    size = len(text.encode("utf-8", "replace"))
-    if size > MOST_BYTES:
-        _refuse(f"it has {size:,} bytes; at most {MOST_BYTES:,} are read")
     try:
-        return yaml.load(text, _Loader)  # noqa: S506  it is a safe loader, made stricter
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        _refuse(f"{error.problem}{f', line {mark.line + 1}' if mark else ''}")
-    except (yaml.YAMLError, ValueError) as error:
-        _refuse(str(error).splitlines()[0])
-    except RecursionError:
-        _refuse("it is nested too deeply")
+        return read_yaml(text)
+    except ValueError as error:
+        _refuse(str(error))
 
 
 def _refuse(why: str) -> NoReturn:

@@ -63,6 +63,13 @@ class Form:
         read = {control.name: read_value(control.info, value) for control, value in named}
         return {name: value for name, value in read.items() if value is not None}
 
+    def filled(self, values: Mapping[str, Any]) -> list[Any]:
+        """Return the updates that show these values; a field that is not among them shows its default."""
+        return [
+            gr.update(value=shown_value(control.info, values.get(control.name, default_of(control.info))))
+            for control in self.controls
+        ]
+
     def problems(self, problems: Sequence[Problem]) -> list[str]:
         """Return the HTML for each field's line; an empty one takes an earlier problem away."""
         names = [control.name for control in self.controls]
@@ -162,6 +169,14 @@ def read_value(info: FieldInfo, value: Any) -> Any:
     return value
 
 
+def shown_value(info: FieldInfo, value: Any) -> Any:
+    """Return a field's value as its control holds it; where nothing may stand, a number is a text."""
+    kind, is_optional = plain_type(info.annotation)
+    if kind is bool or get_origin(kind) is Literal or (kind in (int, float) and not is_optional):
+        return value
+    return "" if value is None else str(value)
+
+
 def _control(name: str, info: FieldInfo, value: Any) -> Control:
     with gr.Column(min_width=150, elem_classes="lab-field"):
         component = control_for(name, info, value)
@@ -173,7 +188,7 @@ def _number(info: FieldInfo, kind: Any, start: Any, is_optional: bool, shared: d
     least, most = bounds(info)
     if is_optional:  # Gradio's number shows 0 where there is none
         return gr.Textbox(
-            value="" if start is None else f"{start:g}", placeholder="automatic", max_lines=1, **shared
+            value="" if start is None else str(start), placeholder="automatic", max_lines=1, **shared
         )
     if kind is float and _is_narrow(least, most, start):
         return gr.Slider(minimum=least, maximum=most, value=start, step=0.01, buttons=[], **shared)

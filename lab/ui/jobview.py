@@ -8,13 +8,11 @@ from typing import Any
 
 from lab.core.events import Event
 from lab.core.store.rows import JobRow
+from lab.jobs import KINDS
 from lab.ui import widgets
 from lab.ui.services import person_words
 from lab.ui.widgets import esc
 from lab.ui.words import ago, duration, percent
-
-STOPPABLE = frozenset({"tune", "compare"})
-"""Kinds of job that keep what they have when they are asked to stop."""
 
 LOG_BYTES = 20_000
 MOST_EVENTS = 200
@@ -70,7 +68,7 @@ def detail(job: JobRow, events: Sequence[Event], log: str, *, is_mine: bool = Tr
 def buttons(job: JobRow) -> str:
     """Return the buttons that are legal in the job's state, and no others."""
     shown = []
-    if job.state == "running" and job.kind in STOPPABLE and not job.stop_requested:
+    if job.state == "running" and KINDS[job.kind].stoppable and not job.stop_requested:
         shown.append(widgets.button("Stop and keep", "stop", job.id))
     if job.state in ("queued", "running"):
         shown.append(widgets.button("Cancel", "cancel", job.id, look="danger", sure="Really cancel?"))

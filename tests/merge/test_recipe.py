@@ -5,8 +5,9 @@ import yaml
 from pydantic import ValidationError
 
 from lab.core.errors import BadInput
+from lab.core.plain_yaml import MOST_BYTES
 from lab.merge.parameters import Filtered
-from lab.merge.recipe import MOST_BYTES, read_recipe, write_recipe
+from lab.merge.recipe import read_recipe, write_recipe
 from lab.merge.spec import merge_of, upscaled
 
 TIES = """

@@ -7,12 +7,13 @@ from typing import Any
 import gradio as gr
 from pydantic import ValidationError
 
-from lab.core.errors import LabError, problems_of
+from lab.core.errors import BadInput, LabError, problems_of
+from lab.tune.recipe import read_recipe, write_recipe
 from lab.tune.registry import tune_methods
 from lab.tune.spec import TuneSpec
 from lab.ui import form, modelview, widgets
 from lab.ui.pages.learning import Learning
-from lab.ui.pages.rows import lay_out_data
+from lab.ui.pages.rows import datasets, lay_out_data
 from lab.ui.redraw import Part, every, only_changed, when_page_opens
 from lab.ui.services import Services
 from lab.ui.words import listed
@@ -43,16 +44,20 @@ def build(services: Services) -> None:
             rest = form.make_form(
                 {one: info for one, info in TuneSpec.model_fields.items() if one not in (*_KNOBS, *_OWN)}
             )
+        recipe, use_recipe, recipe_line = _lay_out_recipe()
     page.form = form.Form((*knobs.controls, *rest.controls))
     with gr.Column(elem_classes="lab-panel"):
         estimate = widgets.picture(elem_id="lab-tune-estimate")
         start = gr.Button("Start fine-tuning", variant="primary", elem_id="lab-tune-start", interactive=False)
     inputs = [dataset, model, method, name, *page.form.inputs]
-    told = [estimate, start, *page.form.lines]
+    told = [estimate, start, recipe, *page.form.lines]
     choices = gr.State(())
     timer = gr.Timer(1)
     job, learning = _lay_out_learning(services)
     page.bind_checks(inputs, told, dataset, name)
+    use_recipe.click(
+        page.use_recipe, [recipe], [recipe_line, *inputs], api_name="tune_recipe", show_progress="hidden"
+    ).then(page.check, inputs, told, api_name="tune_check_recipe", show_progress="hidden")
     when_page_opens(page.open, None, [model, choices], "tune_open")
     models = Part(page.choices, [choices], [model, choices])
     every(timer, [models, bind_preview(model), Part(learning.draw, *learning.wires)], "tune_tick")
@@ -63,6 +68,19 @@ def build(services: Services) -> None:
         api_name="tune",
         show_progress="minimal",
     ).then(learning.draw, *learning.wires, api_name="tune_started", show_progress="hidden")
+
+
+def _lay_out_recipe() -> tuple[Any, Any, Any]:
+    """Make the folded part with the recipe as YAML: the text, the button, the line for its problems."""
+    with gr.Accordion("Recipe (YAML)", open=False, elem_classes="lab-accordion"):
+        recipe = gr.Textbox(
+            label="Recipe", lines=8, max_lines=32, elem_classes="lab-code", elem_id="lab-tune-yaml",
+            buttons=["copy"],
+            info="The form writes it. `python -m lab tune` runs it; paste one here to fill the form.",
+        )  # fmt: skip
+        line = widgets.picture(elem_classes="lab-field-problem")
+        use = gr.Button("Fill the form from this recipe", size="sm", elem_id="lab-tune-use-yaml")
+    return recipe, use, line
 
 
 def _lay_out_learning(services: Services) -> tuple[Any, Learning]:
@@ -134,14 +152,29 @@ class _Finetune:
         missing = [words for value, words in ((dataset, "examples"), (model, "a model")) if not value]
         if missing:
             words = widgets.note(f"Choose {listed(missing)} first.")
-            return words, gr.Button(interactive=False), *self.form.problems([])
+            return words, gr.Button(interactive=False), gr.skip(), *self.form.problems([])
         try:
-            estimate: Any = self.services.desk.check(self._spec(dataset, model, method, name, given))
+            spec = self._spec(dataset, model, method, name, given)
+            estimate: Any = self.services.desk.check(spec)
         except (ValidationError, LabError) as error:
             problems = problems_of(error)
             rest = widgets.problem_list(self.form.rest(problems))
-            return rest, gr.Button(interactive=False), *self.form.problems(problems)
-        return widgets.note(estimate.words), gr.Button(interactive=True), *self.form.problems([])
+            return rest, gr.Button(interactive=False), gr.skip(), *self.form.problems(problems)
+        return (
+            widgets.note(estimate.words), gr.Button(interactive=True), write_recipe(spec),
+            *self.form.problems([]),
+        )  # fmt: skip
+
+    def use_recipe(self, text: str, request: gr.Request) -> tuple[Any, ...]:
+        """Fill the form from a recipe, or say below it why that can't be."""
+        try:
+            spec = read_recipe(text or "")
+            self._must_be_offered(spec, request)
+        except (ValidationError, LabError) as error:
+            return widgets.problem_list(problems_of(error)), *(gr.skip() for _ in range(4)), *(
+                gr.skip() for _ in self.form.inputs
+            )  # fmt: skip
+        return "", spec.dataset, spec.model, spec.method, spec.name, *self.form.filled(spec.model_dump())
 
     def start(
         self, request: gr.Request, dataset: str, model: str, method: str, name: str, *given: Any
@@ -159,6 +192,22 @@ class _Finetune:
             gr.Accordion(label=f"1 · Data: {dataset}", open=False),
             gr.Accordion(label=f"2 · Method: {job.title}", open=False),
         )  # fmt: skip
+
+    def _must_be_offered(self, spec: TuneSpec, request: gr.Request) -> None:
+        """Refuse a model or examples that the form does not offer, for it can't show them."""
+        visible = datasets(self.services, self.services.who(request))
+        offers = (
+            ("model", spec.model, self._bases(request)),
+            ("dataset", spec.dataset, [row.name for row in visible]),
+        )
+        for field, name, names in offers:
+            if name not in names:
+                raise BadInput(
+                    f"The recipe's {field} is {name!r}, which is not here.",
+                    f"There is {listed(names)}." if names else f"There is no {field} yet.",
+                    "Add it first, or change that line.",
+                    field=field,
+                )
 
     def suggest(self, dataset: str) -> str:
         """Return a free name for the adapter, after the dataset."""

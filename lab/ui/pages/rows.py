@@ -67,12 +67,12 @@ class _Data:
         sample = request.query_params.get("sample", "")
         if any(one.name == sample for one in sample_datasets()):
             return self._take(sample, self.services.who(request))
-        rows = self._rows(self.services.who(request))
+        rows = datasets(self.services, self.services.who(request))
         return self._chosen(rows, rows[0] if rows else None, "")
 
     def choose(self, dataset: str, request: gr.Request) -> str:
         """Show what is known of a dataset."""
-        rows = self._rows(self.services.who(request))
+        rows = datasets(self.services, self.services.who(request))
         return next((dataview.verdict_html(row) for row in rows if row.name == dataset), "")
 
     def upload(self, path: str, request: gr.Request) -> tuple[Any, ...]:
@@ -85,7 +85,7 @@ class _Data:
         return self._take(widgets.pressed(event)[1], self.services.who(request))
 
     def _take(self, name: str, who: Who) -> tuple[Any, ...]:
-        rows = self._rows(who)
+        rows = datasets(self.services, who)
         known = next((row for row in rows if row.name == name), None)
         if known is not None:
             return self._chosen(rows, known, dataview.verdict_html(known))
@@ -116,19 +116,20 @@ class _Data:
             row, verdict = import_dataset(file, name, who.name, store, self.services.settings.datasets)
         except LabError as error:
             return gr.skip(), widgets.problem_list(problems_of(error))
-        return self._chosen(self._rows(who), row, dataview.verdict_html(row, verdict))
+        return self._chosen(datasets(self.services, who), row, dataview.verdict_html(row, verdict))
 
     def _chosen(self, rows: list[DatasetRow], row: DatasetRow | None, html: str) -> tuple[Any, ...]:
         known = html or (dataview.verdict_html(row) if row else "")
         return gr.Dropdown(choices=[one.name for one in rows], value=row.name if row else None), known
 
-    def _rows(self, who: Who) -> list[DatasetRow]:
-        rows = self.services.store.datasets.list()
-        return [
-            row
-            for row in rows
-            if "rows" in row.facts and (not who.is_visitor or row.owner in (who.name, HOUSE))
-        ]
+
+def datasets(services: Services, who: Who) -> list[DatasetRow]:
+    """Return the examples that somebody may learn from, the newest first."""
+    return [
+        row
+        for row in services.store.datasets.list()
+        if "rows" in row.facts and (not who.is_visitor or row.owner in (who.name, HOUSE))
+    ]
 
 
 def _preview(job: JobRow) -> str:

@@ -1,0 +1,67 @@
+"""YAML that somebody pasted or wrote to a file: plain values, nothing else of the language.
+
+Aliases, tags, dates and keys given twice are not read, so a small text can't become a large value and
+a typing mistake can't hide another.
+"""
+
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+MOST_BYTES = 256 << 10
+
+
+def read_yaml(text: str) -> Any:
+    """Read a YAML text of plain values, up to 256 KiB.
+
+    Raises:
+        ValueError: it is no such text; the message says why and where, as a part of a sentence.
+    """
+    size = len(text.encode("utf-8", "replace"))
+    if size > MOST_BYTES:
+        raise ValueError(f"it has {size:,} bytes; at most {MOST_BYTES:,} are read")
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  it is a safe loader, made stricter
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise ValueError(f"{error.problem}{f', line {mark.line + 1}' if mark else ''}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+class _Unread(yaml.MarkedYAMLError):
+    """Something that YAML has and recipes haven't."""
+
+    def __init__(self, problem: str, mark: Any) -> None:
+        super().__init__(problem=problem, problem_mark=mark)
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader of plain values: no aliases, no tags, no key twice, no dates."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise _Unread("anchors (&) and aliases (*) are not read", event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise _Unread("tags (!) are not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                mark = node.value[place][0].start_mark
+                raise _Unread(f"the key {key!r} appears twice", mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":merge", ":value"))
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}

@@ -1,0 +1,41 @@
+"""A fine-tune's spec as YAML, in and out: what the page gives and takes, and the command line reads."""
+
+from typing import Any, NoReturn
+
+import yaml
+
+from lab.core.errors import BadInput, UnknownName
+from lab.core.plain_yaml import read_yaml
+from lab.tune.spec import TuneSpec
+
+
+def read_recipe(text: str, **defaults: Any) -> TuneSpec:
+    """Read a fine-tune from YAML: a table of `TuneSpec`'s fields.
+
+    Args:
+        text: the YAML; what it leaves out keeps its default.
+        defaults: fields that the text may leave out, such as the name.
+
+    Raises:
+        BadInput: it is no such table; a misspelt key is named with the nearest known one.
+        ValidationError: a value won't do; the field is named.
+    """
+    try:
+        table = read_yaml(text)
+    except ValueError as error:
+        _refuse(f"The recipe can't be read: {error}.")
+    if not isinstance(table, dict):
+        _refuse("The recipe holds no table of settings.")
+    for key in table:
+        if key not in TuneSpec.model_fields:
+            raise UnknownName.among("setting of a fine-tune", str(key), TuneSpec.model_fields)
+    return TuneSpec.model_validate({**defaults, **table})
+
+
+def write_recipe(spec: TuneSpec) -> str:
+    """Return the YAML that `read_recipe` makes the same spec of, every setting written in."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _refuse(why: str) -> NoReturn:
+    raise BadInput(why, "It has lines such as `rank: 16`.", "Copy it again from the Fine-tune page.")
