@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from fakes import FakeJob, FakeShelf
 from hypothesis import settings
+from servers import backend, database, own_postgres, own_redis, postgres, redis  # noqa: F401  fixtures
 from tiny_models import Bench, write_bench
 
 # No deadline, for other work shares the machine's cores. Everybody tries the same examples, so that a red

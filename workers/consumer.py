@@ -16,7 +16,7 @@ from huey.consumer import Consumer
 
 from lab.core.errors import JobFailed
 from lab.core.settings import Settings, enter_child_environment
-from lab.core.store import Store
+from lab.core.store import open_store
 from workers.crew import Crew
 from workers.lane import LanePlan
 from workers.queue import make_bells, open_queue
@@ -25,6 +25,7 @@ from workers.supervisor import Supervisor
 from workers.tasks import add_task
 
 READY_SECONDS = 180.0
+SERVER_PAUSE_SECONDS = 2.0
 CHAT_PLACES = 2
 """Two, so that a token preview never waits behind a long answer."""
 
@@ -38,8 +39,9 @@ class LaneConsumer(Consumer):
             workers=places,
             periodic=False,
             initial_delay=0.02,
-            max_delay=0.05,
-            backoff=1.1,
+            # A storage that waits for messages by itself pauses only while it does not answer.
+            max_delay=SERVER_PAUSE_SECONDS if queue.storage.blocking else 0.05,
+            backoff=2.0 if queue.storage.blocking else 1.1,
             health_check_interval=1,
             shutdown_timeout=shutdown_seconds,
         )
@@ -65,11 +67,9 @@ def run_lane(settings: Settings, plan: LanePlan, with_parent: bool = False) -> N
     """
     logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {plan.lane} %(levelname)s %(message)s")
     enter_child_environment()
-    settings.make_folders()
     if with_parent:
         threading.Thread(target=_stop_with_parent, daemon=True, name="parent").start()
-    store = Store(settings.database, lease_seconds=plan.lease_seconds)
-    store.database.migrate()
+    store = open_store(settings, lease_seconds=plan.lease_seconds)
     crew = Crew(settings, plan)
     worker_id = f"{socket.gethostname()}-{plan.lane}-{os.getpid()}"
     supervisor = Supervisor(settings, store, plan, crew, worker_id)
@@ -77,7 +77,7 @@ def run_lane(settings: Settings, plan: LanePlan, with_parent: bool = False) -> N
     def beat() -> None:
         store.workers.beat(worker_id, plan.lane, socket.gethostname(), supervisor.device, crew.models())
 
-    reaper = Reaper(settings, store, make_bells(settings), plan, beat)
+    reaper = Reaper(settings, store, make_bells(settings), plan, beat, supervisor.wake)
     reaper.start()
     try:
         devices = _first_devices(crew)

@@ -65,6 +65,11 @@ class Child:
         with self._news:
             return self._news.wait_for(lambda: (job_id, attempt) in self._done or self._gone, seconds)
 
+    def has_reported(self, job_id: str, attempt: int) -> bool:
+        """Whether the child itself said that an attempt is over."""
+        with self._news:
+            return (job_id, attempt) in self._done
+
     def kill(self) -> None:
         """End the process and all that it started, at once."""
         pid = self.process.pid

@@ -33,6 +33,7 @@ class Reaper:
         bells: of every lane, to ring for jobs that are queued again.
         plan: how our lane works.
         beat: says that this worker is alive.
+        wake: makes this worker look for jobs itself, for when the queue is down.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Reaper:
         bells: Mapping[Lane, Bell],
         plan: LanePlan,
         beat: Callable[[], None],
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._store, self._bells, self._plan = settings, store, bells, plan
-        self._beat = beat
+        self._beat, self._wake = beat, wake
         self._ended = threading.Event()
         self._last_round = time.monotonic()
         self._last_sweep = float("-inf")
@@ -91,8 +93,8 @@ class Reaper:
         bell = self._bells[self._plan.lane]
         stale = self._store.jobs.stale_queued(self._plan.stale_seconds)
         mine = [row for row in stale if row.lane == self._plan.lane]
-        if mine and not bell.waiting():
-            bell.ring(mine[0].id)
+        if mine and not bell.waiting() and not bell.ring(mine[0].id):
+            self._wake()
 
     def _sweep(self) -> None:
         """Remove what dead attempts left behind an hour ago or more."""

@@ -85,6 +85,8 @@ def _environment(settings: Settings) -> dict[str, str]:
     ours = {
         "LAB_DATA": str(settings.data),
         "LAB_DATABASE_URL": settings.database_url,
+        "LAB_QUEUE_URL": settings.queue_url,
+        "LAB_QUEUE_KEY": settings.queue_key,
         "LAB_DEVICES": settings.devices,
         "LAB_THREADS": str(settings.threads),
     }

@@ -6,10 +6,11 @@ Runs in the consumer's threads. Imports no model library: the work is done by ch
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from lab.core.errors import Fenced, LabError
+from lab.core.errors import Fenced, LabError, Unavailable
 from lab.core.settings import Settings
 from lab.core.store import Store
 from lab.core.store.rows import JobRow
@@ -58,6 +59,7 @@ class Supervisor:
         self._worker_id = worker_id
         self._failpoints = Failpoints.parse(settings.failpoint, settings.data)
         self._places: SimpleQueue[int] = SimpleQueue()
+        self._woken = threading.Thread()
         self.stopping = threading.Event()
         self.device = ""
 
@@ -78,6 +80,19 @@ class Supervisor:
                 self._run(row, place)
         finally:
             self._places.put(place)
+
+    def wake(self) -> None:
+        """Look for waiting jobs without a message, in a thread: the queue does not answer."""
+        if not self.device or self._woken.is_alive():  # not open yet, or still at it
+            return
+        self._woken = threading.Thread(target=self._work_unasked, daemon=True, name="woken")
+        self._woken.start()
+
+    def _work_unasked(self) -> None:
+        try:
+            self.work()
+        except LabError:
+            log.warning("The store does not answer; the reaper's next round tries again.")
 
     def _run(self, row: JobRow, place: int) -> None:
         self._failpoints.reach("claimed")
@@ -108,7 +123,7 @@ class Supervisor:
         try:
             row = self._renew(watch, now)
         except Fenced:
-            if self._store.jobs.get(watch.row.id).attempt != watch.row.attempt:
+            if self._is_anothers(watch):
                 raise
             return  # it has just ended: the child is about to say so
         except LabError:
@@ -126,6 +141,12 @@ class Supervisor:
             watch.kill_at, watch.why = now, f"it said nothing for {self._plan.stall_seconds:.0f} seconds"
         if now >= watch.kill_at:
             watch.child.kill()
+
+    def _is_anothers(self, watch: Watch) -> bool:
+        try:
+            return self._store.jobs.get(watch.row.id).attempt != watch.row.attempt
+        except Unavailable:
+            return False
 
     def _renew(self, watch: Watch, now: float) -> JobRow:
         if now - watch.renewed < self._plan.heartbeat_seconds:
@@ -147,21 +168,45 @@ class Supervisor:
             watch.kill_at, watch.why = kill_at, why
 
     def _bury(self, watch: Watch) -> None:
-        """Where the attempt ended without telling the store, tell it how.
+        """Where the attempt ended without telling the store, tell it how, as soon as the store answers.
 
         Raises:
             Fenced: another attempt owns the job.
         """
+        while not self.stopping.is_set():
+            try:
+                self._tell_the_end(watch)
+            except Unavailable:
+                self.stopping.wait(self._plan.poll_seconds)
+            else:
+                return
+        with suppress(Unavailable):  # the lease lapses, and the reaper tells it
+            self._tell_the_end(watch)
+
+    def _tell_the_end(self, watch: Watch) -> None:
         row = self._store.jobs.get(watch.row.id)
         if row.is_terminal or row.state == "queued" or row.attempt != watch.row.attempt:
             return
         if "release" in watch.told and row.state == "running" and row.resumable:
             self._store.jobs.release(row.id, row.attempt, "its worker was stopped")
             return
+        if self._was_cut_off(watch) and row.state == "running" and row.resumable:
+            log.warning(
+                "Job %s, attempt %d, could not reach the store; it is queued again.", row.id, row.attempt
+            )
+            self._store.jobs.release(
+                row.id, row.attempt, "the database did not answer for longer than its lease"
+            )
+            return
         why = watch.why or self._how_it_ended(watch.child)
         code = "stalled" if "said nothing" in why else "interrupted"
         log.warning("Job %s, attempt %d: %s.", row.id, row.attempt, why)
         self._store.jobs.crashed(row.id, row.attempt, why, code, text_for_crash(why))
+
+    def _was_cut_off(self, watch: Watch) -> bool:
+        """Whether the attempt stopped by itself because its lease could not be renewed: that is no crash."""
+        lapsed = time.monotonic() - watch.renewed > self._plan.lease_seconds
+        return lapsed and not watch.why and watch.child.has_reported(watch.row.id, watch.row.attempt)
 
     def _how_it_ended(self, child: Child) -> str:
         return "it ended without a result" if child.is_alive else child.words_for_end()
@@ -171,4 +216,8 @@ class Supervisor:
             self._crew.refill(place)
 
     def _share(self) -> int:
-        return share_of_threads(self._settings, len(self._store.jobs.running()))
+        try:
+            running = len(self._store.jobs.running())
+        except Unavailable:
+            running = 1  # the next renewal knows better
+        return share_of_threads(self._settings, running)

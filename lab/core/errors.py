@@ -6,6 +6,7 @@
         - NotFound        the same: it was there once, or never
         - Conflict        the same: the name or key is taken
     - JobFailed           the person who sent the job: carries a code that the page explains
+    - Unavailable         nobody: the database does not answer now; wait and try again
     - IllegalTransition   whoever wrote the code that asked for it
     - ControlFlow         nobody: these end a run on purpose
         - Fenced          another attempt owns the job
@@ -77,6 +78,10 @@ class JobFailed(LabError):
     def __init__(self, code: str, text: str) -> None:
         self.code = code
         super().__init__(text)
+
+
+class Unavailable(LabError):
+    """The database does not answer, or can't be written now. Nothing was changed: wait and try again."""
 
 
 class IllegalTransition(LabError):

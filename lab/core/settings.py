@@ -3,11 +3,14 @@
 import os
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lab.core.errors import BadInput
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Settings(BaseSettings):
@@ -16,7 +19,10 @@ class Settings(BaseSettings):
     Attributes:
         data: the data folder: lab.db, queue.db, models/, datasets/, jobs/.
         host, port: where the page listens; port 0 takes 7860 or the next free one.
-        database_url: SQLAlchemy URL; empty means SQLite in the data folder.
+        database_url: `postgresql://...` for several hosts; empty means SQLite in the data folder.
+        queue_url: `redis://...` of the bell between web and workers; empty means the queue follows the
+            database.
+        queue_key: signs the messages of a queue that other machines reach; the same text on every host.
         workers: whether app.py starts the workers beside the page.
         devices: devices to use, comma separated; empty means all.
         threads: CPU threads a job may use; 0 shares the cores among running jobs.
@@ -30,6 +36,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535)
     database_url: str = ""
+    queue_url: str = ""
+    queue_key: str = ""
     workers: bool = True
     devices: str = ""
     threads: int = Field(default=0, ge=0, le=1024)
@@ -58,13 +66,23 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The database's URL, SQLite in the data folder unless told otherwise."""
-        return self.database_url or f"sqlite:///{self.data / 'lab.db'}"
+        """The database's URL as SQLAlchemy reads it, SQLite in the data folder unless told otherwise."""
+        if not self.database_url:
+            return f"sqlite:///{self.data / 'lab.db'}"
+        scheme, separator, rest = self.database_url.partition("://")
+        driver = "postgresql+psycopg" if scheme in ("postgres", "postgresql") else scheme
+        return f"{driver}{separator}{rest}"
+
+    @property
+    def postgres(self) -> str:
+        """The database's URL as Postgres's own library reads it; empty on SQLite."""
+        scheme, _, rest = self.database.partition("://")
+        return f"postgresql://{rest}" if scheme.startswith("postgresql") else ""
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the page."""
-        return self.host in ("127.0.0.1", "localhost", "::1")
+        return self.host in LOOPBACK
 
     def make_folders(self) -> None:
         """Create the data folder and its rooms.
@@ -91,11 +109,13 @@ def read_settings() -> Settings:
     persistent disk, or else in the temporary folder.
 
     Raises:
-        BadInput: another interface than loopback was asked for, and there is no login to guard it.
+        BadInput: another interface than loopback was asked for, and there is no login to guard it; or
+            a server's address is none, or it is open to whoever reaches it.
     """
     in_space = bool(os.environ.get("SPACE_ID"))
     if not in_space:
         settings = Settings()
+        _check_servers(settings)
         if not settings.is_loopback:
             raise BadInput(
                 f"LAB_HOST is {settings.host}, which other machines can reach.",
@@ -109,6 +129,35 @@ def read_settings() -> Settings:
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
     everyone = "0.0.0.0"  # noqa: S104  a hosted Space reaches its container from outside; demo mode guards it
     return Settings(data=data, host=everyone, port=port, space=True)
+
+
+def _check_servers(settings: Settings) -> None:
+    """Refuse addresses that can't work, and a Redis that anybody who reaches it may write to."""
+    if not settings.database.startswith(("sqlite:///", "postgresql+psycopg://")):
+        raise BadInput(
+            f"LAB_DATABASE_URL begins with {settings.database.partition(':')[0]!r}.",
+            "The lab's database is SQLite or Postgres.",
+            "Set it to postgresql://user:password@host/name, or unset it for SQLite.",
+            field="LAB_DATABASE_URL",
+        )
+    if not settings.queue_url:
+        return
+    address = urlsplit(settings.queue_url)
+    if address.scheme not in ("redis", "rediss", "unix"):
+        raise BadInput(
+            f"LAB_QUEUE_URL begins with {address.scheme!r}.",
+            "The queue is a Redis, or follows the database.",
+            "Set it to redis://:password@host:6379/0, or unset it.",
+            field="LAB_QUEUE_URL",
+        )
+    is_near = address.scheme == "unix" or address.hostname in LOOPBACK
+    if not is_near and not (address.password and settings.queue_key):
+        raise BadInput(
+            f"The Redis at {address.hostname} can be reached from other machines.",
+            "It needs a password in LAB_QUEUE_URL, and LAB_QUEUE_KEY to sign what is put into it.",
+            "Set both, the key to the same long random text on every host, or use a Redis on 127.0.0.1.",
+            field="LAB_QUEUE_KEY" if address.password else "LAB_QUEUE_URL",
+        )
 
 
 def enter_child_environment() -> None:
@@ -125,5 +174,17 @@ def child_environment() -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
+        # Whether there is a GPU is asked of the driver's library: asking CUDA itself would settle which
+        # GPUs a process sees before `show_one_gpu`, and spoil a fork server.
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     }
     return {**os.environ, **quiet}
+
+
+def show_one_gpu(index: int | None) -> None:
+    """Let this process, before it touches CUDA, see one GPU of those that it sees now, and none on None."""
+    seen = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    if index is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen[index] if seen else str(index)

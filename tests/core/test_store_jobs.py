@@ -1,11 +1,13 @@
-"""The state machine of jobs, against a real SQLite file and a clock that the test moves."""
+"""The state machine of jobs, against real databases and a clock that the test moves."""
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from servers import Backend
 from sqlalchemy import literal_column, text
 from sqlalchemy.exc import IntegrityError
 
@@ -18,11 +20,11 @@ from lab.core.store.transitions import move
 CLOCK = literal_column("(SELECT seconds FROM clock)")
 
 
-def open_with_clock(folder: Path) -> Store:
-    store = Store(f"sqlite:///{folder / 'lab.db'}", now=CLOCK)
+def open_with_clock(url: str) -> Store:
+    store = Store(url, now=CLOCK)
     store.database.migrate()
     with store.database.write() as connection:
-        connection.execute(text("CREATE TABLE clock (seconds REAL)"))
+        connection.execute(text("CREATE TABLE clock (seconds DOUBLE PRECISION)"))
         connection.execute(text("INSERT INTO clock VALUES (1000.0)"))
     return store
 
@@ -33,8 +35,10 @@ def pass_time(store: Store, seconds: float) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_with_clock(tmp_path)
+def store(database: Backend, tmp_path: Path) -> Iterator[Store]:
+    store = open_with_clock(database.settings(tmp_path).database)
+    yield store
+    store.close()
 
 
 def wish(key: str = "k", **fields: object) -> NewJob:
@@ -117,6 +121,25 @@ def test_the_same_owner_key_and_spec_are_the_same_job(store: Store) -> None:
     assert (first.id, is_new, is_new_again) == (again.id, True, False)
 
 
+def test_fifty_threads_with_one_name_promise_it_once(store: Store) -> None:
+    got: list[str] = []
+
+    def submit(n: int) -> None:
+        try:
+            got.append(store.jobs.insert(wish(str(n), promises=("m",)))[0].id)
+        except Conflict as error:
+            got.append(str(error))
+
+    threads = [threading.Thread(target=submit, args=(n,)) for n in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 50
+    assert sum("already making 'm'" in words for words in got) == 49
+    assert len(store.jobs.list()) == 1
+
+
 def test_the_same_key_with_another_spec_is_refused(store: Store) -> None:
     store.jobs.insert(wish("click-1"))
     with pytest.raises(Conflict, match="was used for another job"):
@@ -191,6 +214,88 @@ def test_a_lapsed_lease_puts_the_job_back_with_its_cause_and_fences_the_old_atte
         with pytest.raises(Fenced):
             late_write()
     assert "zombie" not in str(store.events.after(job.id, 0))
+
+
+def test_hosts_that_reap_at_once_give_a_job_up_once(store: Store) -> None:
+    for n in range(5):
+        running(store, key=str(n))
+    pass_time(store, 16)
+    reaped: list[JobRow] = []
+    threads = [threading.Thread(target=lambda: reaped.extend(store.jobs.reap())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(row.id for row in reaped) == sorted(row.id for row in store.jobs.list())
+    assert {row.crash_count for row in store.jobs.list()} == {1}
+
+
+def test_a_lease_renewed_while_the_reaper_looks_is_not_reaped(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = running(store)
+    pass_time(store, 16)
+    give_up = store.jobs._give_up
+
+    def renew_first(*args: object, **more: object) -> JobRow:
+        store.jobs.heartbeat(job.id, 1)
+        return give_up(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store.jobs, "_give_up", renew_first)
+    assert store.jobs.reap() == []
+    assert store.jobs.get(job.id).state == "running"
+
+
+def test_events_of_many_writers_have_no_gap(store: Store) -> None:
+    job = running(store)
+    threads = [
+        threading.Thread(target=lambda: store.jobs.append(job.id, 1, [NewEvent("note", {"text": "x"})] * 3))
+        for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [event.seq for event in store.events.after(job.id, 0)] == list(range(1, 63))
+
+
+def test_a_cancel_beats_a_release_or_waits_for_it_but_is_never_lost(store: Store) -> None:
+    for n in range(15):
+        job = running(store, key=str(n))
+        both = [
+            threading.Thread(target=store.jobs.request_cancel, args=(job.id,)),
+            threading.Thread(target=lambda job=job: release_if_held(store, job)),
+        ]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join()
+        assert store.jobs.get(job.id).state in ("cancelled", "cancelling")
+
+
+def release_if_held(store: Store, job: JobRow) -> None:
+    with suppress(Fenced):
+        store.jobs.release(job.id, 1, "bye")
+
+
+def test_jobs_that_measured_the_same_at_once_leave_one_figure(store: Store) -> None:
+    figures = [
+        {"model": "m", "metric": metric, "data": "d", "value": 0.5, "low": 0.4, "high": 0.6, "n": 40}
+        for metric in "abcdef"
+    ]
+    held = [running(store, key=str(n)) for n in range(6)]
+    threads = [
+        threading.Thread(
+            target=store.jobs.succeed, args=(job.id, 1, Success(scores=figures[:: (-1) ** place]))
+        )
+        for place, job in enumerate(held)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {store.jobs.get(job.id).state for job in held} == {"succeeded"}
+    assert [row.metric for row in store.scores.of(["m"])] == list("abcdef")
 
 
 def test_a_heartbeat_extends_the_lease(store: Store) -> None:

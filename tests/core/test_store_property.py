@@ -3,13 +3,22 @@
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from servers import Backend
 from test_store_jobs import open_with_clock, pass_time, wish
 
 from lab.core.errors import Conflict, Fenced
 from lab.core.events import NewEvent
+from lab.core.settings import Settings
 from lab.core.store import Success
 from lab.core.store.rows import TERMINAL
 
@@ -19,16 +28,20 @@ class JobsMachine(RuleBasedStateMachine):
 
     jobs = Bundle("jobs")
 
-    def __init__(self) -> None:
+    def __init__(self, database: Backend) -> None:
         super().__init__()
+        self.database = database
         self.folder = tempfile.TemporaryDirectory()
-        self.store = open_with_clock(Path(self.folder.name))
+        self.url = database.postgres.new_database() if database.postgres else ""
+        self.store = open_with_clock(Settings(data=Path(self.folder.name), database_url=self.url).database)
         self.ended: dict[str, str] = {}
         self.published: list[str] = []
         self.held: list[tuple[str, int]] = []
 
     def teardown(self) -> None:
         self.store.close()
+        if self.database.postgres:
+            self.database.postgres.drop(self.url)
         self.folder.cleanup()
 
     @rule(target=jobs, key=st.integers(0, 5), resumable=st.booleans())
@@ -91,7 +104,14 @@ class JobsMachine(RuleBasedStateMachine):
         assert len(self.published) == len(set(self.published))
 
 
-TestJobs = JobsMachine.TestCase
-TestJobs.settings = settings(
-    max_examples=60, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-)
+@pytest.mark.timeout(120)
+def test_four_promises_hold_whatever_happens(database: Backend) -> None:
+    run_state_machine_as_test(
+        lambda: JobsMachine(database),
+        settings=settings(
+            max_examples=30 if database.postgres else 60,
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -41,7 +41,7 @@ class Store:
         self.database.close()
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(settings: Settings, lease_seconds: float = LEASE_SECONDS) -> Store:
     """Open the lab's database, making or migrating it where needed.
 
     Raises:
@@ -49,7 +49,7 @@ def open_store(settings: Settings) -> Store:
         LabError: the database does not answer, or a newer release has migrated it.
     """
     settings.make_folders()
-    store = Store(settings.database)
+    store = Store(settings.database, lease_seconds=lease_seconds)
     store.database.wait_until_ready(START_SECONDS if settings.database_url else 0)
     store.database.migrate()
     return store

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, inspect, select
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from lab.core.errors import LabError
+from lab.core.errors import LabError, Unavailable
 from lab.core.store.engines import NOW, WRITES, make_engine, reading
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -38,13 +38,13 @@ class Database:
         """A connection that only reads. On Postgres each statement sees the present of its own.
 
         Raises:
-            LabError: the database does not answer.
+            Unavailable: the database does not answer.
         """
         try:
             with self._reader.begin() as connection:
                 yield connection
         except _NO_ANSWER as error:
-            raise LabError(
+            raise Unavailable(
                 f"The lab's database does not answer: {_words(error)}. Nothing was lost. "
                 "Try again in a moment; if it stays away, see to the database."
             ) from error
@@ -54,13 +54,13 @@ class Database:
         """A transaction that writes: on SQLite it takes the write lock at once, so it never deadlocks.
 
         Raises:
-            LabError: the database stayed locked for ten seconds, does not answer, or its disk is full.
+            Unavailable: the database stayed locked for ten seconds, does not answer, or its disk is full.
         """
         try:
             with self._writer.begin() as connection:
                 yield connection
         except _NO_ANSWER as error:
-            raise LabError(
+            raise Unavailable(
                 f"The lab's database can't be written: {_words(error)}. Nothing was changed. "
                 "Free disk space, or wait until the database answers again, and try again."
             ) from error
@@ -90,13 +90,13 @@ class Database:
         """Wait for a database server that is still starting.
 
         Raises:
-            LabError: it did not answer in time.
+            Unavailable: it did not answer in time.
         """
         deadline = time.monotonic() + seconds
         while True:
             try:
                 self.time()
-            except LabError:
+            except Unavailable:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
