@@ -17,6 +17,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 
 import gradio as gr
 import uvicorn
@@ -28,7 +29,7 @@ from lab.core.errors import LabError
 from lab.core.settings import Settings, read_settings
 from lab.core.store import Store, open_store
 from lab.house import HOUSE_OWNER, DemoHouse, clear_table
-from lab.jobs import Desk, open_house
+from lab.jobs import Desk
 from lab.models.catalog import Catalog
 from lab.models.spec import StarterSpec
 from lab.ui.guard import Application, Guard
@@ -106,8 +107,10 @@ def open_port(settings: Settings) -> socket.socket:
 def build_services(settings: Settings, store: Store) -> Services:
     """Put together what the pages get."""
     catalog = Catalog(store, settings)
-    gate = DemoHouse(store).gate if settings.space else open_house
-    desk = Desk(store, catalog, make_bells(settings), gate)
+    desk = Desk(store, catalog, make_bells(settings))
+    if settings.space:
+        house = DemoHouse(store)
+        desk = replace(desk, gate=house.gate, rules=house.rules)
     who = Visitors(read_secret(settings.data)).who if settings.space else always_local
     return Services(settings, store, catalog, desk, who)
 

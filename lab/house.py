@@ -1,8 +1,17 @@
-"""The house rules of a hosted demo: the starter model only, small budgets, and a clean table every hour."""
+"""The house rules of a hosted demo: the starter model only, small budgets, and a clean table every hour.
 
+The limits are stated once, in LIMITS: the gate refuses by them, and the forms start and end by them.
+"""
+
+import copy
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from annotated_types import Le
+from pydantic.fields import FieldInfo
 
 from lab.compare.spec import CompareSpec
 from lab.core.errors import BadInput
@@ -16,13 +25,65 @@ from lab.score.spec import ScoreSpec
 from lab.tune.spec import TuneSpec
 
 KEEP_SECONDS = 3600
-MOST_STEPS = 60
-MOST_TOKENS = 256
-MOST_LENGTH = 256
-MOST_RANK = 16
+MOST_ROWS = 500
+MOST_SCORED_BYTES = 100_000
+MOST_LAYERS = 60
+MOST_MODELS = 6
 
 HOUSE_OWNER = "lab"
 """Owner of the jobs that the lab gives itself, such as fetching the starter model."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How far a visitor may go in one field.
+
+    Attributes:
+        most: the greatest value.
+        start: what the form starts with.
+        unit: what is counted, after the number.
+    """
+
+    most: int
+    start: int
+    unit: str
+
+
+LIMITS: Mapping[type[JobSpec], Mapping[str, Limit]] = {
+    TuneSpec: {
+        "max_steps": Limit(60, 20, "steps"),
+        "batch": Limit(16, 8, "rows a step"),
+        "max_length": Limit(256, 128, "tokens a row"),
+        "held_out": Limit(32, 16, "rows held out"),
+        "rank": Limit(16, 16, "as rank"),
+    },
+    CompareSpec: {"max_new_tokens": Limit(256, 128, "tokens an answer")},
+}
+"""Every field that a visitor may not fill in as they like."""
+
+_ALSO: Mapping[type[JobSpec], str] = {
+    TuneSpec: f"{MOST_ROWS} rows of data",
+    MergeSpec: f"{MOST_LAYERS} layers, and {MOST_MODELS} models of your own",
+    CompareSpec: f"{MOST_SCORED_BYTES // 1000} kB to score on",
+}
+
+
+def fields_of(spec: type[JobSpec]) -> dict[str, FieldInfo]:
+    """Return a spec's fields for a visitor's form: default, bound and help are the house's."""
+    limits = LIMITS.get(spec, {})
+    return {
+        name: _narrowed(info, limits[name]) if name in limits else info
+        for name, info in spec.model_fields.items()
+    }
+
+
+def sentence(spec: type[JobSpec] | None = None) -> str:
+    """Say what this demo allows, for the page that makes this kind of spec."""
+    told = "This is a demo: one job at a time, and what you make is wiped after an hour."
+    if spec is None:
+        return told
+    parts = [f"{limit.most} {limit.unit}" for limit in LIMITS.get(spec, {}).values()]
+    return f"{told} Here at most {', '.join([*parts, _ALSO[spec]])}."
 
 
 @dataclass(frozen=True)
@@ -36,7 +97,7 @@ class DemoHouse:
     store: Store
 
     def gate(self, spec: JobSpec, owner: str) -> None:
-        """Refuse what a visitor may not do.
+        """Refuse what a visitor may not do now.
 
         Raises:
             BadInput: the budget is used up or the spec is over it; the message says by how much.
@@ -44,8 +105,25 @@ class DemoHouse:
         if owner == HOUSE_OWNER:
             return
         self._one_job_each(owner)
+        self._few_models(spec, owner)
+        self.rules(spec, owner)
+
+    def rules(self, spec: JobSpec, owner: str) -> None:
+        """Refuse what a visitor may never do: imports, what is somebody else's, more than the limits.
+
+        Raises:
+            BadInput: names the field and says how far it may go.
+        """
+        if not isinstance(spec, TuneSpec | CompareSpec | MergeSpec | ScoreSpec | PreviewSpec):
+            raise BadInput(
+                "Imports are off in this demo.", "", "Run the lab on your own machine to add models."
+            )
         self._own_models(spec, owner)
-        self._budget(spec)
+        self._own_data(spec, owner)
+        for field, limit in LIMITS.get(type(spec), {}).items():
+            _at_most(field, getattr(spec, field), limit)
+        if isinstance(spec, MergeSpec):
+            _at_most("slices", sum(part.layers for part in spec.slices), Limit(MOST_LAYERS, 0, "layers"))
 
     def _one_job_each(self, owner: str) -> None:
         visitor, place = owner.split("-")[1:]
@@ -56,6 +134,15 @@ class DemoHouse:
                 f"You already have a job: {mine[0].title}.",
                 "In this demo everyone has one at a time.",
                 "Wait until it ends, or cancel it on the Jobs page.",
+            )
+
+    def _few_models(self, spec: JobSpec, owner: str) -> None:
+        made = [row.name for row in self.store.models.list() if row.owner == owner]
+        if spec.models_made() and len(made) >= MOST_MODELS:
+            raise BadInput(
+                f"You already have {len(made)} models.",
+                f"In this demo everyone has {MOST_MODELS} at most.",
+                "Delete one on the Models page.",
             )
 
     def _own_models(self, spec: JobSpec, owner: str) -> None:
@@ -69,25 +156,39 @@ class DemoHouse:
                     field="models",
                 )
 
-    def _budget(self, spec: JobSpec) -> None:
-        if isinstance(spec, TuneSpec):
-            _at_most("max_steps", spec.max_steps or MOST_STEPS + 1, MOST_STEPS, "steps")
-            _at_most("max_length", spec.max_length or MOST_LENGTH + 1, MOST_LENGTH, "tokens a row")
-            _at_most("rank", spec.rank, MOST_RANK, "as rank")
-        elif isinstance(spec, CompareSpec):
-            _at_most("max_new_tokens", spec.max_new_tokens, MOST_TOKENS, "tokens an answer")
-        elif not isinstance(spec, MergeSpec | ScoreSpec | PreviewSpec):
-            raise BadInput(
-                "Imports are off in this demo.", "", "Run the lab on your own machine to add models."
-            )
+    def _own_data(self, spec: JobSpec, owner: str) -> None:
+        rows = {row.name: row for row in self.store.datasets.list()}
+        for name in spec.datasets_used():
+            row = rows.get(name)
+            if row is None or row.owner not in (HOUSE_OWNER, owner):
+                raise BadInput(
+                    f"The data {name!r} is not yours.",
+                    "In this demo you work with the samples and what you uploaded.",
+                    "Choose one of the listed sets.",
+                    field="dataset",
+                )
+            _at_most("dataset", int(row.facts.get("rows", 0)), Limit(MOST_ROWS, 0, "rows"))
+            if isinstance(spec, ScoreSpec):
+                _at_most("dataset", row.size_bytes, Limit(MOST_SCORED_BYTES, 0, "bytes to score on"))
 
 
-def _at_most(field: str, asked: int, most: int, what: str) -> None:
-    if asked > most:
+def _narrowed(info: FieldInfo, limit: Limit) -> FieldInfo:
+    """Return a field that is a number from the field's least to the limit, and never empty."""
+    narrow = copy.copy(info)
+    narrow.annotation = int
+    narrow.default = limit.start
+    narrow.metadata = [*(mark for mark in info.metadata if not isinstance(mark, Le)), Le(limit.most)]
+    first = (info.description or "").split(". ")[0].rstrip(".")
+    narrow.description = f"{first}. At most {limit.most} in this demo."
+    return narrow
+
+
+def _at_most(field: str, asked: Any, limit: Limit) -> None:
+    if asked is None or asked > limit.most:
         raise BadInput(
-            f"You asked for {asked} {what}.",
-            f"In this demo it is {most} at most.",
-            f"Lower {field}.",
+            f"You left {field} empty." if asked is None else f"You asked for {asked:,} {limit.unit}.",
+            f"In this demo it is {limit.most:,} at most.",
+            f"Fill in {field}." if asked is None else f"Lower {field}.",
             field=field,
         )
 

@@ -77,7 +77,7 @@ _SPECS: TypeAdapter[Any] = TypeAdapter(AnySpec)
 class Bell(Protocol):
     """Wakes the workers of one lane."""
 
-    def ring(self, job_id: str) -> None:
+    def ring(self, job_id: str) -> object:
         """Say that a job waits. A lost ring loses no job."""
         ...
 
@@ -109,6 +109,7 @@ class Desk:
         bells: one for each lane.
         gate: the house's rules; a hosted demo has narrow ones.
         kinds: how every kind is run; tests add their own.
+        rules: those of the house that are asked while a form is filled in, before anything is submitted.
     """
 
     store: Store
@@ -116,9 +117,14 @@ class Desk:
     bells: Mapping[Lane, Bell]
     gate: Gate = open_house
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
+    rules: Gate = open_house
 
-    def check(self, spec: JobSpec) -> object:
+    def check(self, spec: JobSpec, owner: str | None = None) -> object:
         """Check a spec as `submit` would, without queueing it.
+
+        Args:
+            spec: what to do, complete.
+            owner: who fills it in, for the rules of the house; None asks for none.
 
         Returns:
             What the kind's check found out: an estimate, where it makes one.
@@ -126,6 +132,8 @@ class Desk:
         Raises:
             BadInput: it can't work; field, what was seen, what was expected, what to do.
         """
+        if owner is not None:
+            self.rules(spec, owner)
         return self.kinds[spec.kind].load_check()(spec, self.shelf)
 
     def submit(

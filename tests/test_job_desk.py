@@ -1,5 +1,6 @@
 """The desk: what is checked before a job is queued, and who may do what with it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -114,6 +115,16 @@ def test_a_house_rule_is_asked_first(desk: Desk) -> None:
 
     with pytest.raises(BadInput, match="ada has a job already"):
         Desk(desk.store, desk.shelf, desk.bells, shut, desk.kinds).submit(ToySpec(), "ada")
+
+
+def test_the_rules_of_the_house_are_asked_while_somebody_fills_in_a_form(desk: Desk) -> None:
+    def narrow(spec: JobSpec, owner: str) -> None:
+        raise BadInput(f"{owner} may not.")
+
+    ruled = replace(desk, rules=narrow)
+    with pytest.raises(BadInput, match="ada may not"):
+        ruled.check(ToySpec(), "ada")
+    ruled.check(ToySpec())
 
 
 def test_every_kind_has_a_spec_and_a_check_that_can_be_loaded() -> None:

@@ -7,6 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic.fields import FieldInfo
+
+from lab import house
+from lab.core.spec import JobSpec
+
 if TYPE_CHECKING:
     from lab.core.settings import Settings
     from lab.core.store import Store
@@ -72,3 +77,7 @@ class Services:
     def is_demo(self) -> bool:
         """Whether this is a hosted demo: no paths, no imports, small budgets."""
         return self.settings.space
+
+    def fields(self, spec: type[JobSpec]) -> dict[str, FieldInfo]:
+        """Return a spec's fields as a form here has them: in a demo with the house's limits."""
+        return house.fields_of(spec) if self.is_demo else spec.model_fields

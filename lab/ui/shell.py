@@ -8,7 +8,12 @@ from typing import Any
 
 import gradio as gr
 
+from lab import house
+from lab.compare.spec import CompareSpec
+from lab.core.spec import JobSpec
 from lab.core.store.rows import LIVE
+from lab.merge.spec import MergeSpec
+from lab.tune.spec import TuneSpec
 from lab.ui import theme, widgets
 from lab.ui.pages import compare, finetune, jobs, merge, models
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
@@ -26,6 +31,9 @@ PAGES: tuple[tuple[str, str, Callable[[Services], None]], ...] = (
     ("jobs", "Jobs", jobs.build),
 )
 """Name in the address, title of the tab, and builder of every page, in the order of the tabs."""
+
+_MAKES: dict[str, type[JobSpec]] = {"merge": MergeSpec, "finetune": TuneSpec, "compare": CompareSpec}
+"""What a page makes, for the sentence on a demo's limits."""
 
 
 def build_app(services: Services) -> Any:
@@ -49,6 +57,8 @@ def _build_page(
     before = set(app.blocks)
     with gr.Tab(title, id=name):
         build(services)
+        if services.is_demo:
+            widgets.picture(widgets.note(house.sentence(_MAKES.get(name))), elem_classes="lab-demo")
     return [block for key, block in app.blocks.items() if key not in before and isinstance(block, gr.Timer)]
 
 

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from lab.compare.spec import CompareSpec, Turn
 from lab.core.errors import LabError, Problem, problems_of
 from lab.core.store.rows import JobRow
-from lab.models.sampling import Sampling
 from lab.ui import form, modelview, widgets
 from lab.ui.pages import scores
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
@@ -39,10 +38,10 @@ def build(services: Services) -> None:
                 models = gr.Dropdown(
                     label="Models (2 to 4)", multiselect=True, max_choices=4, elem_id="lab-compare-models"
                 )
-            shown = _sampling(_SHOWN)
+            shown = _sampling(services, _SHOWN)
         with gr.Accordion("More sampling", open=False, elem_classes="lab-accordion"):
             with gr.Row():
-                folded = _sampling(_FOLDED)
+                folded = _sampling(services, _FOLDED)
             system = gr.Textbox(
                 label="System prompt", lines=2, max_lines=6, info="Instructions before everything"
             )
@@ -78,8 +77,9 @@ def build(services: Services) -> None:
     every(timer, [Part(page.choices, [seen], [models, seen]), section], "compare_tick")
 
 
-def _sampling(names: Sequence[str]) -> form.Form:
-    return form.make_form({name: Sampling.model_fields[name] for name in names})
+def _sampling(services: Services, names: Sequence[str]) -> form.Form:
+    fields = services.fields(CompareSpec)
+    return form.make_form({name: fields[name] for name in names})
 
 
 class _Compare:

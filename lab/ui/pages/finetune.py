@@ -39,10 +39,10 @@ def build(services: Services) -> None:
                 label="Name of the adapter", info="What comes out", max_lines=1, elem_id="lab-tune-name"
             )
         with gr.Row():
-            knobs = form.make_form({one: TuneSpec.model_fields[one] for one in _KNOBS})
+            knobs = form.make_form({one: services.fields(TuneSpec)[one] for one in _KNOBS})
         with gr.Accordion("More settings", open=False, elem_classes="lab-accordion"), gr.Row():
             rest = form.make_form(
-                {one: info for one, info in TuneSpec.model_fields.items() if one not in (*_KNOBS, *_OWN)}
+                {one: info for one, info in services.fields(TuneSpec).items() if one not in (*_KNOBS, *_OWN)}
             )
         recipe, use_recipe, recipe_line = _lay_out_recipe()
     page.form = form.Form((*knobs.controls, *rest.controls))
@@ -147,7 +147,9 @@ class _Finetune:
         is_first = seen == only_changed((), [])[-1] and names
         return gr.Dropdown(choices=names, value=names[0]) if is_first else gr.Dropdown(choices=names), digests
 
-    def check(self, dataset: str, model: str, method: str, name: str, *given: Any) -> tuple[Any, ...]:
+    def check(
+        self, request: gr.Request, dataset: str, model: str, method: str, name: str, *given: Any
+    ) -> tuple[Any, ...]:
         """Say what the fine-tune will take, or what stands in the way beside its field."""
         missing = [words for value, words in ((dataset, "examples"), (model, "a model")) if not value]
         if missing:
@@ -155,7 +157,7 @@ class _Finetune:
             return words, gr.Button(interactive=False), gr.skip(), *self.form.problems([])
         try:
             spec = self._spec(dataset, model, method, name, given)
-            estimate: Any = self.services.desk.check(spec)
+            estimate: Any = self.services.desk.check(spec, self.services.who(request).name)
         except (ValidationError, LabError) as error:
             problems = problems_of(error)
             rest = widgets.problem_list(self.form.rest(problems))

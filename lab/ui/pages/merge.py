@@ -269,12 +269,12 @@ class _Merge:
         facts = next((row.facts for row in self.services.store.models.list() if row.name == model), {})
         return mergeform.solar_ranges(int(facts.get("layers") or 0), int(drop or 0))
 
-    def check(self, *given: Any) -> tuple[Any, ...]:
+    def check(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
         """Say what will come out, or what stands in the way, beside the field it concerns."""
         filled = self.read(given)
         try:
             spec = filled.spec()
-            plan: Any = self.services.desk.check(spec)
+            plan: Any = self.services.desk.check(spec, self.services.who(request).name)
         except (ValidationError, LabError) as error:
             problems = problems_of(error)
             shown = mergeform.problems_html(problems)
