@@ -18,11 +18,11 @@ from lab.core.settings import Settings, enter_child_environment  # noqa: E402
 def _find_devices(settings: Settings) -> Sequence[Device]:
     import torch
 
-    from workers.device import find_devices
+    from workers.device import Devices
     from workers.threads import all_threads
 
     torch.set_num_threads(all_threads(settings))
-    return find_devices(settings)
+    return [Devices(settings).own()]  # it hides the other GPUs: a job uses one
 
 
 def _words_for(error: BaseException) -> str:

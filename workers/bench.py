@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,18 @@ class HoldsModels(Protocol):
         ...
 
 
+class ComputesOn(Protocol):
+    """The device of one process, as far as this room cares."""
+
+    def own(self) -> Device:
+        """Return the device, with the memory that is free now."""
+        ...
+
+    def words(self) -> tuple[str, ...]:
+        """Return all devices of this machine for people to read, this process's first."""
+        ...
+
+
 @dataclass
 class Bench:
     """Everything a job's process needs, set up once.
@@ -43,8 +55,7 @@ class Bench:
         shelf: where names become places.
         kinds: how every kind of job is run.
         parse_spec: reads and re-validates a stored spec.
-        find_devices: lists what this machine can compute on, with the memory free now.
-        slot: which of them is ours: the slot-th, round and round.
+        devices: what this process computes on.
         failpoints: where a fault test strikes.
         cache: loaded models, in the engine only.
     """
@@ -54,16 +65,16 @@ class Bench:
     shelf: Shelf
     kinds: Mapping[str, RunsJobs]
     parse_spec: Callable[[Mapping[str, Any]], JobSpec]
-    find_devices: Callable[[Settings], Sequence[Device]]
-    slot: int
+    devices: ComputesOn
     failpoints: Failpoints
     cache: HoldsModels | None = None
 
     @classmethod
     def set_up(cls, settings: Settings, plan: LanePlan, slot: int) -> "Bench":
-        """Open the store, import the kinds of jobs and look for devices."""
+        """Keep to the device of our slot, open the store and import the kinds of jobs."""
         from lab.models.catalog import Catalog
 
+        devices: ComputesOn = load(plan.devices)(settings, slot)
         jobs = importlib.import_module(plan.jobs)
         store = Store(settings.database, lease_seconds=plan.lease_seconds)
         return cls(
@@ -72,20 +83,10 @@ class Bench:
             shelf=Catalog(store, settings),
             kinds=jobs.KINDS,
             parse_spec=jobs.parse_spec,
-            find_devices=load(plan.devices),
-            slot=slot,
+            devices=devices,
             failpoints=Failpoints.parse(settings.failpoint, settings.data),
             cache=_new_cache(plan),
         )
-
-    def devices(self) -> Sequence[Device]:
-        """Return what this machine can compute on."""
-        return self.find_devices(self.settings)
-
-    def device(self) -> Device:
-        """Return the device of this process's jobs, with the memory that is free now."""
-        devices = self.devices()
-        return devices[self.slot % len(devices)]
 
     def folder_of(self, job_id: str) -> Path:
         """Return a job's own folder: logs, and work that survives a crash."""

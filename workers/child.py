@@ -42,7 +42,7 @@ def main(connection: Connection, settings: Settings, plan: LanePlan, slot: int) 
     bench = Bench.set_up(settings, plan, slot)
     listener = Listener(connection, plan.lease_seconds)
     listener.start()
-    listener.report(Report("ready", devices=tuple(device.words for device in bench.devices())))
+    listener.report(Report("ready", devices=bench.devices.words()))
     while (run := listener.runs.get()) is not None:
         if not plan.keeps_engine:
             _redirect_output(bench.log_of(run[0].job_id, run[0].attempt))

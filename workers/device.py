@@ -1,4 +1,4 @@
-"""Finds what this machine computes on, and in which precision. Asked in children only: it may touch CUDA."""
+"""Finds what a process computes on, and in which precision. Asked in children only: it may touch CUDA."""
 
 from pathlib import Path
 
@@ -7,15 +7,48 @@ import torch
 
 from lab.core.errors import BadInput
 from lab.core.job import Device
-from lab.core.settings import Settings
+from lab.core.settings import Settings, show_one_gpu
 from workers.threads import all_threads
 
 FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """Flags of processors whose bfloat16 products are no slower than float32 (the last is ARM's)."""
 
 
-def find_devices(settings: Settings) -> list[Device]:
-    """Return the devices that jobs may use: the CUDA devices where there are any, else the CPU.
+class Devices:
+    """What a process computes on: one of this machine's devices. Make it before CUDA is touched.
+
+    The other GPUs are hidden from the process, because a library that sees several spreads over them by
+    itself: transformers' Trainer (5.23) would wrap the model in DataParallel.
+
+    Args:
+        settings: the lab's settings.
+        slot: which of the devices is ours: the slot-th, round and round.
+
+    Attributes:
+        names: all devices that jobs may use, ours among them.
+        name: ours, as this machine numbers it.
+
+    Raises:
+        BadInput: LAB_DEVICES names a device that is not there.
+    """
+
+    def __init__(self, settings: Settings, slot: int = 0) -> None:
+        self._settings = settings
+        self.names = device_names(settings)
+        self.name = self.names[slot % len(self.names)]
+        show_one_gpu(None if self.name == "cpu" else int(self.name.removeprefix("cuda:")))
+
+    def own(self) -> Device:
+        """Return our device, with the memory that is free now."""
+        return _cpu(self._settings) if self.name == "cpu" else _cuda(self.name)
+
+    def words(self) -> tuple[str, ...]:
+        """Return all devices for people to read, ours first; only ours can be looked at closely."""
+        return (self.own().words, *(name for name in self.names if name != self.name))
+
+
+def device_names(settings: Settings) -> list[str]:
+    """Return the names of the devices that jobs may use: the GPUs where there are any, else the CPU.
 
     Raises:
         BadInput: LAB_DEVICES names a device that is not there.
@@ -30,8 +63,7 @@ def find_devices(settings: Settings) -> list[Device]:
             "Correct it, or unset it to use all there is.",
             field="LAB_DEVICES",
         )
-    names = wanted or (there[:-1] or ["cpu"])
-    return [_cpu(settings) if name == "cpu" else _cuda(name) for name in names]
+    return wanted or (there[:-1] or ["cpu"])
 
 
 def has_fast_bfloat16(cpuinfo: str) -> bool:
@@ -52,8 +84,8 @@ def _cpu(settings: Settings) -> Device:
 
 
 def _cuda(name: str) -> Device:
-    index = int(name.removeprefix("cuda:"))
-    with torch.cuda.device(index):
-        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-        free_bytes, _ = torch.cuda.mem_get_info(index)
-    return Device(name, dtype, f"{torch.cuda.get_device_name(index)}, {dtype}", free_bytes)
+    """Describe the only GPU that this process sees; `name` is how the machine numbers it."""
+    dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    free_bytes, _ = torch.cuda.mem_get_info(0)
+    number = "" if name == "cuda:0" else f" ({name})"
+    return Device("cuda:0", dtype, f"{torch.cuda.get_device_name(0)}{number}, {dtype}", free_bytes)

@@ -16,7 +16,8 @@ class LanePlan:
         lease_seconds: how long a claim holds without a heartbeat.
         slots: jobs at a time; 0 lets the consumer decide.
         jobs: the module with KINDS and parse_spec. Only children import it.
-        devices: `module:function` that lists the devices to compute on. Only children import it.
+        devices: `module:class` of what a child computes on, made of settings and slot. Only children import
+            it.
         cache: `module:class` of the engine's cache of models; "" for none. Only the engine imports it.
         preload: modules that the fork server imports once, so that its children start at once.
         poll_seconds: how often the state of a running job is read.
@@ -31,7 +32,7 @@ class LanePlan:
     lease_seconds: float = 15.0
     slots: int = 0
     jobs: str = "lab.jobs"
-    devices: str = "workers.device:find_devices"
+    devices: str = "workers.device:Devices"
     cache: str = "lab.models.runtime:ModelCache"
     preload: tuple[str, ...] = field(default=("workers.warm",))
     poll_seconds: float = 0.25

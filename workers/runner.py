@@ -77,7 +77,7 @@ def _attempt_of(bench: Bench, row: JobRow, asked: Asked, events: EventBuffer) ->
     folder.mkdir(parents=True, exist_ok=True)
     return Attempt(
         row=row,
-        device=bench.device(),
+        device=bench.devices.own(),
         folder=folder,
         shelf=bench.shelf,
         asked=asked,

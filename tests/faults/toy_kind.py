@@ -71,8 +71,15 @@ def _models(spec: ToySpec, job: Job) -> tuple[NewModel, ...]:
     return (NewModel(spec.makes, folder, "merge", words="a toy"),)
 
 
-def find_devices(settings: Settings) -> list[Device]:
-    return [Device("cpu", "float32", "toy device", 1 << 30)]
+class ToyDevices:
+    def __init__(self, settings: Settings, slot: int) -> None:
+        pass
+
+    def own(self) -> Device:
+        return Device("cpu", "float32", "toy device", 1 << 30)
+
+    def words(self) -> tuple[str, ...]:
+        return (self.own().words,)
 
 
 def parse_spec(value: Mapping[str, Any]) -> ToySpec:

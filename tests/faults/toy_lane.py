@@ -16,7 +16,7 @@ def main() -> None:
         lane=lane,  # type: ignore[arg-type]
         lease_seconds=float(lease),
         jobs="toy_kind",
-        devices="toy_kind:find_devices",
+        devices="toy_kind:ToyDevices",
         cache="",
         preload=("toy_kind", "workers.bench", "workers.runner"),
         poll_seconds=0.05,
