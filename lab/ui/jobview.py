@@ -115,15 +115,18 @@ def read_logs(folder: Path) -> str:
     return "\n".join(parts)
 
 
-def live_card(job: JobRow, links: str = "") -> str:
-    """Return a job's progress with its buttons, for the page that started it; links lead to its result."""
+def live_card(job: JobRow, links: str = "", *, is_mine: bool = True) -> str:
+    """Return a job's progress with its buttons, for the page that started it; links lead to its result.
+
+    A job that is not the reader's own has no buttons.
+    """
+    own = f'{buttons(job)}<a class="lab-button" href="?view=jobs&amp;job={esc(job.id)}">Open in Jobs</a>'
     return (
         f'<div class="lab-card lab-list" style="gap:12px" data-job="{esc(job.id)}">'
         f'<div class="lab-buttons">{widgets.state_badge(job)}'
         f'<span class="lab-job-title lab-break">{esc(job.title)}</span></div>'
         f"{widgets.progress_line(job) if not job.is_terminal else ''}{widgets.failure(job)}"
-        f'<div class="lab-buttons">{links}{buttons(job)}'
-        f'<a class="lab-button" href="?view=jobs&amp;job={esc(job.id)}">Open in Jobs</a></div></div>'
+        f'<div class="lab-buttons">{links}{own if is_mine else ""}</div></div>'
     )
 
 
