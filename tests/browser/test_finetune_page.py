@@ -1,0 +1,59 @@
+"""The Fine-tune page by clicking: a recipe pasted in, and a fine-tune that is stopped and kept."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+from running_lab import RunningLab
+
+from lab.tune.recipe import read_recipe, write_recipe
+
+pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.starter, pytest.mark.timeout(240)]
+
+STARTER = "smollm2-135m-instruct"
+RECIPE = """
+model: smollm2-135m-instruct
+dataset: sums
+name: stopped-lora
+rank: 4
+learning_rate: 0.00012345
+batch: 4
+held_out: 0
+max_steps: 400
+checkpoint_steps: 2
+alpha: 12.5
+"""
+
+
+def test_a_pasted_recipe_fills_the_form_and_a_stopped_fine_tune_is_kept(lab: RunningLab, page: Page) -> None:
+    lab.open(page, "models")
+    expect(page.locator("#lab-models")).to_contain_text(STARTER, timeout=120_000)
+    lab.open(page, "finetune", sample="sums")
+    expect(page.get_by_text(re.compile(r"\d+ rows kept"))).to_be_visible()
+    page.get_by_role("button", name="Recipe (YAML)").click()
+    text = page.locator("#lab-tune-yaml textarea")
+    expect(text).to_have_value(re.compile("learning_rate"))
+
+    text.fill("rnk: 4")
+    page.locator("#lab-tune-use-yaml").click()
+    expect(page.get_by_role("alert").filter(has_text="rnk")).to_contain_text("rank")
+    text.fill(RECIPE)
+    page.locator("#lab-tune-use-yaml").click()
+    expect(page.get_by_label("Rank", exact=True)).to_have_value("4")
+    expect(page.locator("#lab-tune-name textarea, #lab-tune-name input")).to_have_value("stopped-lora")
+    expect(page.locator("#lab-tune-estimate")).to_contain_text("400 steps of 4 rows")
+    expect(text).to_have_value(write_recipe(read_recipe(RECIPE)))
+
+    page.locator("#lab-tune-start").click()
+    stop = page.locator("#lab-tune-running").get_by_role("button", name="Stop and keep")
+    page.wait_for_function(
+        "() => document.querySelector('#lab-tune-chart .js-plotly-plot')?.data?.some((one) => one.x.length)",
+        timeout=120_000,
+    )
+    stop.click()
+    expect(page.locator("#lab-tune-running")).to_contain_text("stopped, kept")
+    job = lab.store.jobs.list(kinds=["tune"])[0]
+    assert job.state == "succeeded"
+    assert read_recipe(RECIPE).model_dump(mode="json") == job.spec
+    lab.open(page, "models")
+    expect(page.locator("#lab-models")).to_contain_text("stopped-lora")
