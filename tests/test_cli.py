@@ -23,6 +23,8 @@ from lab.core.spec import spec_sha256
 from lab.core.store import NewJob, open_store
 from lab.models.runtime import ModelCache
 from lab.score.spec import ScoreSpec
+from lab.tune.recipe import write_recipe
+from lab.tune.spec import TuneSpec
 
 ROOT = Path(__file__).parents[1]
 MACHINE = Machine(lambda settings: [CPU], lambda error: "The disk is full.", ModelCache)
@@ -291,6 +293,17 @@ def test_tune_writes_an_adapter(run, bench):
     assert Path("pirate-lora/adapter_model.safetensors").exists()
     assert json.loads(Path("pirate-lora/manifest.json").read_text())["name"] == "pirate-lora"
     assert left_over() == ["pirate-lora"]
+
+
+def test_tune_takes_the_text_that_the_page_shows(run, bench):
+    written(CHAT, "chat.jsonl")
+    spec = TuneSpec(
+        model=str(bench.base), dataset="chat.jsonl", name="mate", rank=2, max_steps=1, batch=4, held_out=0
+    )
+    code, told = run("tune", written(write_recipe(spec), "spec.yaml"), "out")
+    assert code == 0, told
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert (manifest["name"], manifest["spec_sha256"]) == ("mate", spec_sha256(spec))
 
 
 @pytest.mark.parametrize(

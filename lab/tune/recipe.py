@@ -17,7 +17,8 @@ def read_recipe(text: str, **defaults: Any) -> TuneSpec:
         defaults: fields that the text may leave out, such as the name.
 
     Raises:
-        BadInput: it is no such table; a misspelt key is named with the nearest known one.
+        BadInput: it is no such table; a misspelt key is named with the nearest known one, a missing one
+            with what to write.
         ValidationError: a value won't do; the field is named.
     """
     try:
@@ -28,8 +29,18 @@ def read_recipe(text: str, **defaults: Any) -> TuneSpec:
         _refuse("The recipe holds no table of settings.")
     for key in table:
         if key not in TuneSpec.model_fields:
-            raise UnknownName.among("setting of a fine-tune", str(key), TuneSpec.model_fields)
-    return TuneSpec.model_validate({**defaults, **table})
+            known = UnknownName.among("setting of a fine-tune", str(key), TuneSpec.model_fields)
+            raise known.at(str(key))
+    settings = {**defaults, **table}
+    for key, field in TuneSpec.model_fields.items():
+        if field.is_required() and settings.get(key) is None:
+            raise BadInput(
+                f"The recipe has no {key}.",
+                "It says what the model, the dataset and the name of the adapter are.",
+                f"Add a line `{key}: ...`.",
+                field=key,
+            )
+    return TuneSpec.model_validate(settings)
 
 
 def write_recipe(spec: TuneSpec) -> str:

@@ -115,3 +115,35 @@ def test_the_fine_tune_form_repeats_the_spec_s_defaults() -> None:
     values = made.values([control.component.value for control in made.controls])
     names = {"model": "m", "dataset": "d", "name": "n"}
     assert TuneSpec(**names, **values) == TuneSpec(**names)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"learning_rate": 1.23456789e-5, "dropout": 0.055, "alpha": 12.3456789, "epochs": 0.5},
+        {"max_steps": 1_000_000, "max_length": 1 << 20, "held_out": 0, "seed": (1 << 32) - 1},
+        {"full_model": True, "full_model_name": "1e3", "scheduler": "constant", "micro_batch": 4},
+    ],
+)
+def test_what_a_form_is_filled_with_is_read_back_exactly(settings: dict[str, Any]) -> None:
+    spec = TuneSpec(model="m", dataset="d", name="n", **settings)
+    fields = {name: info for name, info in TuneSpec.model_fields.items() if name != "kind"}
+    with gr.Blocks():
+        made = form.make_form(fields)
+    shown = [
+        component.preprocess(component.postprocess(update["value"]))
+        for component, update in zip(made.inputs, made.filled(spec.model_dump()), strict=True)
+    ]
+    assert TuneSpec.model_validate(made.values(shown)) == spec
+
+
+def test_a_field_that_nothing_is_said_of_goes_back_to_its_default(knobs: form.Form) -> None:
+    shown = {
+        one.name: update["value"]
+        for one, update in zip(knobs.controls, knobs.filled({"rank": 4}), strict=True)
+    }
+    assert shown == {
+        "density": 0.4, "rate": 0.0002, "rank": 4, "steps": "", "rescale": True,
+        "scheduler": "cosine", "name": "",
+    }  # fmt: skip

@@ -54,17 +54,22 @@ def build(services: Services) -> None:
     choices = gr.State(())
     timer = gr.Timer(1)
     job, learning = _lay_out_learning(services)
-    page.bind_checks(inputs, told, dataset, name)
+    suggested = gr.State("")
+    page.bind_checks(inputs, told, suggested)
     use_recipe.click(
-        page.use_recipe, [recipe], [recipe_line, *inputs], api_name="tune_recipe", show_progress="hidden"
-    ).then(page.check, inputs, told, api_name="tune_check_recipe", show_progress="hidden")
+        page.use_recipe,
+        [recipe],
+        [recipe_line, suggested, *inputs, *told],
+        api_name="tune_recipe",
+        show_progress="hidden",
+    )
     when_page_opens(page.open, None, [model, choices], "tune_open")
     models = Part(page.choices, [choices], [model, choices])
     every(timer, [models, bind_preview(model), Part(learning.draw, *learning.wires)], "tune_tick")
     start.click(
         page.start,
         inputs,
-        [estimate, job, name, data_step, method_step],
+        [estimate, job, name, suggested, data_step, method_step],
         api_name="tune",
         show_progress="minimal",
     ).then(learning.draw, *learning.wires, api_name="tune_started", show_progress="hidden")
@@ -75,8 +80,8 @@ def _lay_out_recipe() -> tuple[Any, Any, Any]:
     with gr.Accordion("Recipe (YAML)", open=False, elem_classes="lab-accordion"):
         recipe = gr.Textbox(
             label="Recipe", lines=8, max_lines=32, elem_classes="lab-code", elem_id="lab-tune-yaml",
-            buttons=["copy"],
-            info="The form writes it. `python -m lab tune` runs it; paste one here to fill the form.",
+            buttons=["copy"], placeholder="It appears here when the form is complete. Or paste one.",
+            info="The form writes it; `python -m lab tune` runs it. Null is left to the worker.",
         )  # fmt: skip
         line = widgets.picture(elem_classes="lab-field-problem")
         use = gr.Button("Fill the form from this recipe", size="sm", elem_id="lab-tune-use-yaml")
@@ -108,9 +113,9 @@ class _Finetune:
         self.services = services
         self.form = form.Form(())
 
-    def bind_checks(self, inputs: list[Any], told: list[Any], dataset: Any, name: Any) -> None:
+    def bind_checks(self, inputs: list[Any], told: list[Any], suggested: Any) -> None:
         """Check the form when somebody changes it, and when a dataset was chosen for them."""
-        model = inputs[1]
+        dataset, model, _, name = inputs[:4]
         typed = [form.edited(one) for one in inputs if one not in (dataset, model)]
         typed.append(model.change)  # the page chooses it when the first model comes
         gr.on(
@@ -124,8 +129,8 @@ class _Finetune:
         )
         dataset.change(
             self.suggest,
-            [dataset],
-            [name],
+            [dataset, name, suggested],
+            [name, suggested],
             api_name="tune_name",
             show_progress="hidden",
             trigger_mode="always_last",
@@ -157,26 +162,20 @@ class _Finetune:
             return words, gr.Button(interactive=False), gr.skip(), *self.form.problems([])
         try:
             spec = self._spec(dataset, model, method, name, given)
-            estimate: Any = self.services.desk.check(spec, self.services.who(request).name)
-        except (ValidationError, LabError) as error:
-            problems = problems_of(error)
-            rest = widgets.problem_list(self.form.rest(problems))
-            return rest, gr.Button(interactive=False), gr.skip(), *self.form.problems(problems)
-        return (
-            widgets.note(estimate.words), gr.Button(interactive=True), write_recipe(spec),
-            *self.form.problems([]),
-        )  # fmt: skip
+        except ValidationError as error:
+            return self._refused(error, "")
+        return self._checked(spec, request)
 
     def use_recipe(self, text: str, request: gr.Request) -> tuple[Any, ...]:
-        """Fill the form from a recipe, or say below it why that can't be."""
+        """Fill the form from a recipe and check it; or say below it why that can't be, and change nothing."""
         try:
             spec = read_recipe(text or "")
             self._must_be_offered(spec, request)
         except (ValidationError, LabError) as error:
-            return widgets.problem_list(problems_of(error)), *(gr.skip() for _ in range(4)), *(
-                gr.skip() for _ in self.form.inputs
-            )  # fmt: skip
-        return "", spec.dataset, spec.model, spec.method, spec.name, *self.form.filled(spec.model_dump())
+            skipped = (gr.skip() for _ in range(8 + 2 * len(self.form.inputs)))
+            return widgets.problem_list(problems_of(error)), *skipped
+        filled = (spec.dataset, spec.model, spec.method, spec.name, *self.form.filled(spec.model_dump()))
+        return "", "", *filled, *self._checked(spec, request)
 
     def start(
         self, request: gr.Request, dataset: str, model: str, method: str, name: str, *given: Any
@@ -186,11 +185,11 @@ class _Finetune:
             spec = self._spec(dataset, model, method, name, given)
             job = self.services.desk.submit(spec, self.services.who(request).name, uuid.uuid4().hex)
         except (ValidationError, LabError) as error:
-            return widgets.problem_list(problems_of(error)), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return widgets.problem_list(problems_of(error)), *(gr.skip() for _ in range(5))
         taken = modelview.names(self.services.store.models.list())
+        next_name = modelview.free_name(name, [*taken, *spec.models_made()])
         return (
-            widgets.note("Started. It goes on when you leave this page."), job.id,
-            modelview.free_name(name, [*taken, *spec.models_made()]),
+            widgets.note("Started. It goes on when you leave this page."), job.id, next_name, next_name,
             gr.Accordion(label=f"1 · Data: {dataset}", open=False),
             gr.Accordion(label=f"2 · Method: {job.title}", open=False),
         )  # fmt: skip
@@ -211,10 +210,28 @@ class _Finetune:
                     field=field,
                 )
 
-    def suggest(self, dataset: str) -> str:
-        """Return a free name for the adapter, after the dataset."""
+    def suggest(self, dataset: str, name: str, suggested: str) -> tuple[Any, ...]:
+        """Suggest a free name for the adapter, after the dataset; one that somebody chose stays."""
+        if name and name != suggested:
+            return gr.skip(), suggested
         taken = modelview.names(self.services.store.models.list())
-        return modelview.free_name(f"{(dataset or 'my')[:50]}-lora", taken)
+        free = modelview.free_name(f"{(dataset or 'my')[:50]}-lora", taken)
+        return free, free
+
+    def _checked(self, spec: TuneSpec, request: gr.Request) -> tuple[Any, ...]:
+        """Return what the form is told about a spec: estimate, button, recipe and the fields' problems."""
+        try:
+            estimate: Any = self.services.desk.check(spec, self.services.who(request).name)
+        except (ValidationError, LabError) as error:
+            return self._refused(error, write_recipe(spec))
+        words = widgets.note(estimate.words)
+        return words, gr.Button(interactive=True), write_recipe(spec), *self.form.problems([])
+
+    def _refused(self, error: ValidationError | LabError, recipe: str) -> tuple[Any, ...]:
+        """Return what the form is told when it can't be: each problem is shown beside its field."""
+        problems = problems_of(error)
+        rest = widgets.problem_list(self.form.rest(problems))
+        return rest, gr.Button(interactive=False), recipe, *self.form.problems(problems)
 
     def _spec(self, dataset: str, model: str, method: str, name: str, given: Sequence[Any]) -> TuneSpec:
         return TuneSpec.model_validate(
