@@ -25,13 +25,13 @@ run: .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch .venv .venv/dev
 
-test: .venv/dev chromium
+test: .venv/dev chromium servers
 	$(BIN)/python -m pytest tests -m "not gpu"
 
 test-unit: .venv/dev
 	$(BIN)/python -m pytest tests -m "not browser and not fault and not server and not starter and not gpu"
 
-test-faults: .venv/dev
+test-faults: .venv/dev servers
 	$(BIN)/python -m pytest tests -m fault
 
 check: .venv/dev
@@ -49,6 +49,12 @@ bench: .venv/dev chromium
 
 screenshots: .venv/dev chromium
 	PYTHONPATH=. $(BIN)/python tests/browser/screenshots.py docs/images
+
+.PHONY: servers
+servers:
+	@{ command -v redis-server && ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || test "$$(id -u)" != 0 || { \
+	  echo "Installing PostgreSQL and Redis for the tests of several machines ..."; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql redis-server >/dev/null; }
 
 .PHONY: chromium
 chromium:

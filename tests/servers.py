@@ -5,6 +5,8 @@ the session's servers. A test that hurts a server takes `own_postgres` or `own_r
 server's program is skipped.
 """
 
+import atexit
+import functools
 import os
 import shutil
 import signal
@@ -14,7 +16,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +24,13 @@ import pytest
 
 from lab.core.settings import Settings
 from lab.core.store import Store
+from lab.core.store.database import MIGRATIONS
+from lab.core.store.schema import metadata
 
 POSTGRES_PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 START_SECONDS = 30.0
+SPARE = "lab_spare"
+NEWEST = max(file.name for file in (MIGRATIONS / "versions").glob("[0-9]*.py")).split("_")[0]
 
 
 def free_port() -> int:
@@ -92,7 +97,7 @@ class Server:
 
 @dataclass
 class Postgres(Server):
-    """A Postgres server; every test gets a database of its own, copied from a migrated template."""
+    """A Postgres server. `fresh` gives each test an empty lab; `new_database` makes one to keep apart."""
 
     def url(self, name: str = "postgres") -> str:
         return f"postgresql://lab@127.0.0.1:{self.port}/{name}"
@@ -121,8 +126,7 @@ class Postgres(Server):
         return True
 
     def make(self) -> None:
-        """Make the data folder, start the server and migrate the template."""
-        _give_to_user(self.folder)
+        """Make the data folder with a migrated template and a spare copy of it; leave the server stopped."""
         setup = [str(POSTGRES_PROGRAMS[-1] / "initdb"), "-D", str(self.folder / "data"), "-U", "lab"]
         options = ["-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"]
         subprocess.run([*setup, *options], check=True, capture_output=True, **_as_user())  # type: ignore[call-overload]
@@ -131,12 +135,25 @@ class Postgres(Server):
         store = Store(sqlalchemy_url(self.url("template_lab")))
         store.database.migrate()
         store.close()
+        self.execute(f"CREATE DATABASE {SPARE} TEMPLATE template_lab")
+        self.stop()
 
     def new_database(self, template: str = "template_lab") -> str:
         """Return the URL of a fresh database; `template0` makes an empty one, without tables."""
         name = f"lab_{uuid.uuid4().hex[:12]}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)
+
+    def fresh(self) -> str:
+        """Return the URL of a migrated database without rows: always the same one, emptied again.
+
+        Whoever is still connected is thrown out. Making a new one would take ten times as long.
+        """
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(_THROW_OUT, [SPARE])
+        with psycopg.connect(self.url(SPARE), autocommit=True) as connection:
+            connection.execute(_EMPTY)
+        return self.url(SPARE)
 
     def drop(self, url: str) -> None:
         """Delete a database, whoever is still connected."""
@@ -145,6 +162,20 @@ class Postgres(Server):
     def execute(self, statement: str) -> None:
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement.encode())
+
+
+_THROW_OUT = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s"
+_LAB_TABLES = ("alembic_version", *(table.name for table in metadata.sorted_tables))
+_EMPTY = f"""DO $$
+DECLARE other record;
+BEGIN
+    FOR other IN SELECT tablename FROM pg_tables WHERE schemaname = 'public'
+        AND tablename <> ALL (ARRAY{list(_LAB_TABLES)}) LOOP
+        EXECUTE format('DROP TABLE %I CASCADE', other.tablename);
+    END LOOP;
+    TRUNCATE {", ".join(_LAB_TABLES[1:])};
+    UPDATE alembic_version SET version_num = '{NEWEST}';
+END $$""".encode()
 
 
 @dataclass
@@ -203,8 +234,18 @@ def make_postgres() -> Postgres:
     if not POSTGRES_PROGRAMS:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
     server = Postgres(_folder())
-    server.make()
+    subprocess.run(["cp", "-a", str(_made_once().folder / "data"), str(server.folder)], check=True)
+    server.start()
     return server
+
+
+@functools.cache
+def _made_once() -> Postgres:
+    """Make a data folder for all servers of this run: setting one up takes two seconds, copying it little."""
+    made = Postgres(_folder())
+    atexit.register(made.remove)
+    made.make()
+    return made
 
 
 def make_redis(*options: str) -> Redis:
@@ -297,8 +338,4 @@ def open_backend(request: pytest.FixtureRequest, name: str, own: bool = False) -
     redis = request.getfixturevalue(f"{prefix}redis") if name == "redis" else None
     if redis:
         redis.flush()
-    url = postgres.new_database()
-    yield Backend(name, url, redis.url if redis else "", postgres, redis)
-    if postgres.process.poll() is None:
-        with suppress(psycopg.Error):
-            postgres.drop(url)
+    yield Backend(name, postgres.fresh(), redis.url if redis else "", postgres, redis)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from lab.core.errors import LabError
+from lab.core.errors import LabError, Unavailable
 from lab.core.settings import Settings
 from lab.core.spec import Lane
 from lab.core.store import Store
@@ -75,11 +75,16 @@ class Reaper:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            try:
-                self.round()
-            except LabError:
-                log.warning("The store does not answer; the next round tries again.", exc_info=True)
+            self._round_or_wait()
             self._ended.wait(self._plan.reap_seconds)
+
+    def _round_or_wait(self) -> None:
+        try:
+            self.round()
+        except Unavailable as error:
+            log.warning("The next round tries again. %s", error)
+        except LabError:
+            log.warning("A round failed; the next one tries again.", exc_info=True)
 
     def _have_slept(self) -> bool:
         """Whether the time since the last round is too long for a process that was not stopped."""

@@ -32,7 +32,7 @@ class JobsMachine(RuleBasedStateMachine):
         super().__init__()
         self.database = database
         self.folder = tempfile.TemporaryDirectory()
-        self.url = database.postgres.new_database() if database.postgres else ""
+        self.url = database.postgres.fresh() if database.postgres else ""
         self.store = open_with_clock(Settings(data=Path(self.folder.name), database_url=self.url).database)
         self.ended: dict[str, str] = {}
         self.published: list[str] = []
@@ -40,8 +40,6 @@ class JobsMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.store.close()
-        if self.database.postgres:
-            self.database.postgres.drop(self.url)
         self.folder.cleanup()
 
     @rule(target=jobs, key=st.integers(0, 5), resumable=st.booleans())
@@ -109,7 +107,7 @@ def test_four_promises_hold_whatever_happens(database: Backend) -> None:
     run_state_machine_as_test(
         lambda: JobsMachine(database),
         settings=settings(
-            max_examples=30 if database.postgres else 60,
+            max_examples=20 if database.postgres else 60,
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),

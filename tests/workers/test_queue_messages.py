@@ -1,15 +1,13 @@
-"""The queue carries job ids and nothing else."""
+"""A message carries a job id and nothing else; signed, where others reach the queue."""
 
 import json
 import pickle
-from pathlib import Path
 
 import pytest
 from huey.registry import Message
 
-from lab.core.settings import Settings
-from workers.queue import LONGEST_MESSAGE_BYTES, JobIdSerializer, make_bells, open_queue
-from workers.tasks import TASK_NAME, add_task
+from workers.queue import LONGEST_MESSAGE_BYTES, JobIdSerializer
+from workers.tasks import TASK_NAME
 
 OURS = {"id": "0a1b-2c", "task": TASK_NAME, "job": "abc123"}
 
@@ -76,25 +74,23 @@ def test_nothing_else_can_be_written(what: object) -> None:
         JobIdSerializer().serialize(what)
 
 
-def test_a_bell_rings_in_its_own_lane_only(tmp_path: Path) -> None:
-    settings = Settings(data=tmp_path)
-    bells = make_bells(settings)
-    bells["chat"].ring("job1")
-    assert (bells["chat"].waiting(), bells["batch"].waiting()) == (1, 0)
+def test_a_signed_message_is_read_with_the_same_key_only() -> None:
+    written = JobIdSerializer("secret").serialize(message())
+    assert set(json.loads(written)) == {*OURS, "signature"}
+    assert JobIdSerializer("secret").deserialize(written).args == ("abc123",)
+    for key in ("other", ""):
+        with pytest.raises(ValueError):
+            JobIdSerializer(key).deserialize(written)
 
 
-def test_a_rung_bell_makes_the_lane_work_and_tells_it_no_job(tmp_path: Path) -> None:
-    settings = Settings(data=tmp_path)
-    worked = []
-    queue = open_queue(settings, "batch")
-    add_task(queue, lambda: worked.append("worked"))
-    make_bells(settings)["batch"].ring("job1")
-    queue.execute(queue.dequeue())
-    assert worked == ["worked"]
+@pytest.mark.parametrize("signature", [None, "", "0" * 64, 5, ["a"]])
+def test_a_message_without_our_signature_is_refused(signature: object) -> None:
+    forged = json.dumps({**OURS, **({} if signature is None else {"signature": signature})}).encode()
+    with pytest.raises(ValueError, match="not signed"):
+        JobIdSerializer("secret").deserialize(forged)
 
 
-def test_the_process_that_rings_runs_nothing(tmp_path: Path) -> None:
-    bell = make_bells(Settings(data=tmp_path))["batch"]
-    bell.ring("job1")
-    with pytest.raises(RuntimeError, match="runs no jobs"):
-        bell._task.call_local("job1")
+def test_a_signature_holds_for_its_own_job_only() -> None:
+    written = json.loads(JobIdSerializer("secret").serialize(message()))
+    with pytest.raises(ValueError, match="not signed"):
+        JobIdSerializer("secret").deserialize(json.dumps({**written, "job": "other"}).encode())
