@@ -31,6 +31,43 @@
     return false;
   };
 
+  // A path is copied where the browser allows it; else it is marked, ready for Ctrl+C.
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    const words = button.textContent;
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+      button.textContent = "Copied";
+    } catch {
+      const path = button.parentElement.querySelector("code");
+      if (path) getSelection().selectAllChildren(path);
+      button.textContent = "Press Ctrl+C";
+    }
+    setTimeout(() => { button.textContent = words; }, 2000);
+  });
+
+  // A model that is chosen in the table or the family picture is shown at the top of the page.
+  const choose = (name) => {
+    const rows = [...document.querySelectorAll("#lab-models .lab-row .lab-link")];
+    rows.find((row) => row.dataset.id === name && !row.hasAttribute("aria-current"))?.click();
+  };
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("#lab-models .lab-row .lab-link")) return;
+    const top = document.querySelector("#lab-family")?.getBoundingClientRect().top ?? 0;
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (top < 0) scrollBy({ top: top - 68, behavior: calm ? "auto" : "smooth" });
+  });
+  const bindPicture = () => {
+    const picture = document.querySelector("#lab-lineage .js-plotly-plot");
+    if (!picture || !picture.on || picture.dataset.bound) return;
+    picture.dataset.bound = "yes";
+    picture.on("plotly_click", (event) => {
+      const name = event.points.map((point) => point.customdata).find((one) => typeof one === "string");
+      if (name) choose(name);
+    });
+  };
+
   // Folds that the reader opened stay open when their text is redrawn.
   const opened = new Set();
   document.addEventListener("click", (event) => {
@@ -67,17 +104,30 @@
 
   // What a page shows (a run, a job) goes into the address when the page says so.
   const addresses = new Map();
+  // A question leaves its box when its answers begin, unless the reader has written another meanwhile.
+  let asked = null;
+  const box = () => document.querySelector("#lab-question textarea");
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#lab-ask-button") && box()) asked = box().value;
+  }, true);
+  const taken = (key) => {
+    if (key !== "run" || asked === null || !box()) return;
+    if (box().value === asked) { box().value = ""; box().dispatchEvent(new Event("input", { bubbles: true })); }
+    asked = null;
+  };
   const address = () => {
     for (const part of document.querySelectorAll("[data-address]")) {
       const { address: key, value } = part.dataset;
       if (addresses.get(key) === value) continue;
       addresses.set(key, value);
       put({ [key]: value });
+      taken(key);
     }
   };
 
   new MutationObserver(() => {
     address();
+    bindPicture();
     for (const fold of document.querySelectorAll("details[data-key]"))
       if (opened.has(fold.dataset.key) && !fold.open) fold.open = true;
     follow();

@@ -48,6 +48,31 @@ def free_name(wish: str, taken: Sequence[str]) -> str:
     return next(name for number in range(2, len(taken) + 3) if (name := f"{wish}-{number}") not in taken)
 
 
+def licences(row: ModelRow, rows: Iterable[ModelRow]) -> str:
+    """Say under which licences a model stands: its own, and those that its ancestors hand down."""
+    known = {one.name: one for one in rows}
+    found: dict[str, list[str]] = {}
+    waiting, done = [row.name], set[str]()
+    while waiting:
+        name = waiting.pop(0)
+        if name in done:
+            continue
+        done.add(name)
+        one = known.get(name)
+        if one is None:
+            found.setdefault("unknown", []).append(f"{name}, deleted")
+            continue
+        if licence := str(one.facts.get("licence") or ""):
+            found.setdefault(licence, []).append(name)
+        elif not one.parents:
+            found.setdefault("unknown", []).append(name)
+        waiting += one.parents
+    own = [licence for licence, names in found.items() if names == [row.name]]
+    return "; ".join(
+        licence if licence in own else f"{licence} (from {listed(names)})" for licence, names in found.items()
+    )
+
+
 def name_of(stem: str) -> str:
     """Turn a file's name, without its ending, into a name that the lab takes."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:48] or "examples"

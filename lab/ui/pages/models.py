@@ -1,4 +1,4 @@
-"""The Models page: what the lab has, where each came from, and a way to add a folder or delete one."""
+"""The Models page: what the lab has, where each came from, and what can be done with it."""
 
 import uuid
 from typing import Any
@@ -7,14 +7,16 @@ import gradio as gr
 from pydantic import ValidationError
 
 from lab.core.errors import LabError, Problem, problems_of
-from lab.core.store.rows import LIVE, JobRow
+from lab.core.store.rows import ScoreRow
 from lab.data.samples import sample_datasets
 from lab.models.catalog import CatalogEntry
 from lab.models.spec import ImportSpec, StarterSpec
-from lab.ui import form, jobview, modelcards, widgets
-from lab.ui.modelview import HOUSE
+from lab.ui import form, jobview, lineagechart, modelcards, widgets
+from lab.ui.again import models_made
+from lab.ui.pages.household import Household
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services, Who
+from lab.ui.words import listed
 
 
 def build(services: Services) -> None:
@@ -22,17 +24,25 @@ def build(services: Services) -> None:
     page = _Models(services)
     widgets.picture(widgets.head("Models", "Every model of the lab, where it came from, and how it scores."))
     problems = widgets.picture(elem_id="lab-models-problems")
+    with gr.Row(elem_classes=["lab-panel", "lab-split"], elem_id="lab-family", visible=False) as family:
+        with gr.Column(scale=5, min_width=280):
+            widgets.picture('<h2 class="lab-h2">Where it came from, and what came of it</h2>')
+            lineage = gr.Plot(show_label=False, elem_id="lab-lineage", elem_classes="lab-chart")
+        with gr.Column(scale=6, min_width=300):
+            card = widgets.board(elem_id="lab-model")
     rows = widgets.board(elem_id="lab-models")
-    opened, seen = gr.State(""), gr.State(())
-    when_page_opens(page.open_linked, None, [opened, rows, seen], "models_open")
-    every(gr.Timer(2), [Part(page.draw, [opened, seen], [rows, seen])], "models")
-    rows.click(
-        page.press,
-        [opened, seen],
-        [opened, problems, rows, seen],
-        api_name="models_press",
-        show_progress="hidden",
-    )
+    chosen, seen = gr.State(""), gr.State(())
+    drawn = [family, lineage, card, rows, seen]
+    when_page_opens(page.open_linked, None, [chosen, *drawn], "models_open")
+    every(gr.Timer(2), [Part(page.draw, [chosen, seen], drawn)], "models")
+    for board, name in ((rows, "models_press"), (card, "model_press")):
+        board.click(
+            page.press,
+            [chosen, seen],
+            [chosen, problems, *drawn],
+            api_name=name,
+            show_progress="hidden",
+        )
     if not services.is_demo:
         _add_folder(services)
 
@@ -76,63 +86,83 @@ class _Models:
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        self.house = Household(services)
 
     def open_linked(self, request: gr.Request) -> tuple[Any, ...]:
-        """Open the row that the address names."""
-        opened = request.query_params.get("model", "")
-        return opened, *self.draw(opened, (), request)
+        """Choose the model that the address names, or else the newest that was made from others."""
+        who = self.services.who(request)
+        chosen = request.query_params.get("model", "") or self._newest(self.house.seen_by(who))
+        return chosen, *self.draw(chosen, (), request)
 
-    def draw(self, opened: str, seen: Seen, request: gr.Request) -> tuple[Any, ...]:
-        """Draw the catalog as it is now, with the jobs that are making models."""
-        html = self._html(opened, self.services.who(request))
-        return only_changed(seen, f'<div class="lab-stack">{html}</div>')
+    def draw(self, chosen: str, seen: Seen, request: gr.Request) -> tuple[Any, ...]:
+        """Draw the catalog as it is now: family and card of the chosen model, then the table."""
+        who = self.services.who(request)
+        entries = self.house.seen_by(who)
+        shown = next((one for one in entries if one.row.name == chosen), None)
+        if shown is None:
+            shown = next((one for one in entries if one.row.name == self._newest(entries)), None)
+        card = self.house.card(shown, entries, who) if shown else None
+        scores = self.services.store.scores.of([one.row.name for one in entries])
+        return only_changed(
+            seen,
+            gr.update(visible=card is not None),
+            lineagechart.draw(self.house.family(shown.row.name, entries, scores)) if shown else None,
+            modelcards.card(card) if card else "",
+            f'<div class="lab-stack">{self._html(entries, scores, shown, who)}</div>',
+        )
 
-    def press(self, opened: str, seen: Seen, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
-        """Open or close a card, delete a model, fetch the starter model, or end a job."""
+    def press(self, chosen: str, seen: Seen, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
+        """Choose a model, run its recipe again, delete it, fetch the starter model, or end a job."""
         verb, about = widgets.pressed(event)
         who = self.services.who(request)
-        problems = ""
+        said = ""
         if verb == "open":
-            opened = "" if about == opened else about
+            chosen = about
         else:
             try:
-                self._do(verb, about, who)
+                said = self._do(verb, about, who)
             except LabError as error:
-                problems = widgets.problem_list(problems_of(error))
-        return opened, problems, *self.draw(opened, seen, request)
+                said = widgets.problem_list(problems_of(error))
+        return chosen, said, *self.draw(chosen, seen, request)
 
-    def _do(self, verb: str, about: str, who: Who) -> None:
+    def _do(self, verb: str, about: str, who: Who) -> str:
+        """Do what a button asks for; return what there is to say about it."""
         desk = self.services.desk
         verbs = {
             "delete": lambda: self._delete(about, who),
             "starter": lambda: desk.submit(StarterSpec(), who.name, uuid.uuid4().hex),
             "cancel": lambda: desk.cancel(about, who.name),
+            "stop": lambda: desk.stop(about, who.name),
             "retry": lambda: desk.retry(about, who.name),
         }
+        if verb == "again":
+            made = listed(models_made(self.house.run_again(about, who)))
+            return widgets.note(f"The stored recipe runs again, with the same seed, and makes {made}.")
         if verb in verbs:
             verbs[verb]()
+        return ""
 
     def _delete(self, name: str, who: Who) -> None:
         entry = self.services.catalog.get(name)
-        if not self._may_delete(entry, who):
+        if not self.house.may_delete(entry, who):
             raise LabError(f"{name} is not yours to delete.")
         self.services.catalog.delete(name)
 
-    def _html(self, opened: str, who: Who) -> str:
-        store = self.services.store
-        jobs = store.jobs.list(states=LIVE, kinds=["starter", "import"])
-        making = "".join(jobview.live_card(job) for job in jobs if job.owner in (who.name, HOUSE))
-        entries = [
-            one
-            for one in self.services.catalog.list()
-            if not who.is_visitor or one.row.owner in (who.name, HOUSE)
-        ]
+    def _html(
+        self, entries: list[CatalogEntry], scores: list[ScoreRow], shown: CatalogEntry | None, who: Who
+    ) -> str:
+        jobs = self.house.making(who)
+        making = "".join(jobview.live_card(job, is_mine=job.owner == who.name) for job in jobs)
         if not entries:
             return making + self._nothing_yet(is_coming=bool(making), who=who)
-        card = next((self._card(one, who) for one in entries if one.row.name == opened), "")
-        scores = store.scores.of([one.row.name for one in entries])
-        table = modelcards.table(entries, scores, store.database.time(), (opened if card else "", card))
+        now = self.services.store.database.time()
+        table = modelcards.table(entries, scores, now, shown.row.name if shown else "")
         return making + table + (_first_steps() if len(entries) == 1 else "")
+
+    @staticmethod
+    def _newest(entries: list[CatalogEntry]) -> str:
+        """Return the model to begin with: the newest that has parents; none in a lab that is new."""
+        return next((one.row.name for one in entries if one.row.parents), "")
 
     def _nothing_yet(self, *, is_coming: bool, who: Who) -> str:
         if is_coming:
@@ -143,23 +173,6 @@ class _Models:
         words = "The lab begins with SmolLM2-135M-Instruct (Apache-2.0): small enough for two CPU cores."
         fetch = widgets.button("Fetch the starter model", "starter", look="primary")
         return why + widgets.empty_state("There is no model yet", words, fetch if not who.is_visitor else "")
-
-    def _card(self, entry: CatalogEntry, who: Who) -> str:
-        made_by = self._job(entry.row.job_id)
-        files = [
-            (path.name, path.stat().st_size) for path in sorted(entry.folder.glob("*")) if path.is_file()
-        ]
-        return modelcards.card(entry, made_by, files, may_delete=self._may_delete(entry, who))
-
-    def _job(self, job_id: str | None) -> JobRow | None:
-        try:
-            return self.services.store.jobs.get(job_id) if job_id else None
-        except LabError:
-            return None
-
-    @staticmethod
-    def _may_delete(entry: CatalogEntry, who: Who) -> bool:
-        return who.is_local or entry.row.owner == who.name
 
 
 def _first_steps() -> str:
