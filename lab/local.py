@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from lab.core.errors import BadInput
 from lab.core.events import EventKind
-from lab.core.job import Device, NewModel, Outcome, Shelf
+from lab.core.files import sync
+from lab.core.job import Device, NewModel, Outcome, Shelf, ShelfJob
 from lab.core.spec import JobSpec, spec_sha256
 from lab.jobs import KINDS
-from lab.models.publish import finish, sync_folder
+from lab.models.publish import finish
 
 JOB_ID = "local"
 PAUSE_SECONDS = 5.0
@@ -79,7 +80,7 @@ def duration(seconds: float) -> str:
 
 
 @dataclass
-class LocalJob:
+class LocalJob(ShelfJob):
     """One run of a job in this process (core/job.Job). Ctrl-C ends it; nothing resumes it.
 
     Attributes:
@@ -96,36 +97,12 @@ class LocalJob:
     id: str = JOB_ID
     attempt: int = 1
 
-    def model(self, ref: str) -> Path:
-        """Return the folder of a model, by path or name."""
-        return self.shelf.model(ref)
-
-    def dataset(self, ref: str) -> Path:
-        """Return the file of a dataset, by path or name."""
-        return self.shelf.dataset(ref)
-
-    def free_disk_bytes(self) -> int:
-        """Return the bytes free where the result is written."""
-        return self.shelf.free_disk_bytes()
-
-    def memory_bytes(self) -> int:
-        """Return the memory of this machine, in bytes."""
-        return self.shelf.memory_bytes()
-
     def emit(self, kind: EventKind, **payload: Any) -> None:
         """Tell progress and notes; what only a page draws is for nobody here."""
         if kind == "progress":
             self.voice.progress(**payload)
         elif kind == "note":
             self.voice.say(payload["text"])
-
-    def note(self, text: str, level: Literal["info", "warning"] = "info") -> None:
-        """Tell something worth reading."""
-        self.emit("note", text=text, level=level)
-
-    def progress(self, fraction: float, words: str = "", seconds_left: float | None = None) -> None:
-        """Tell how far the job is, from 0 to 1."""
-        self.emit("progress", fraction=fraction, words=words, seconds_left=seconds_left)
 
     def breathe(self) -> None:
         """Do nothing: Ctrl-C is an exception here."""
@@ -203,9 +180,9 @@ def put_models(spec: JobSpec, models: tuple[NewModel, ...], work: Path, out: Pat
         ready.mkdir()
         for model in models:
             model.folder.rename(ready / model.name)
-        sync_folder(ready)
+        sync(ready)
     ready.rename(out)  # also over an empty folder
-    sync_folder(out.parent)
+    sync(out.parent)
 
 
 def put_file(text: str, work: Path, out: Path) -> None:
@@ -216,7 +193,7 @@ def put_file(text: str, work: Path, out: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(out)
-    sync_folder(out.parent)
+    sync(out.parent)
 
 
 def _check_parent(out: Path) -> None:

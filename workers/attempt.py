@@ -4,17 +4,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lab.core.errors import Cancelled, Fenced, Released
 from lab.core.events import EventBuffer, EventKind
-from lab.core.job import Device, Shelf
+from lab.core.job import Device, Shelf, ShelfJob
 from lab.core.store.rows import JobRow
 from workers.orders import Asked
 
 
 @dataclass
-class Attempt:
+class Attempt(ShelfJob):
     """A job's view of the lab, fed by what the consumer asks over the pipe.
 
     Args:
@@ -48,33 +48,9 @@ class Attempt:
         """Which attempt this is, from 1."""
         return self.row.attempt
 
-    def model(self, ref: str) -> Path:
-        """Return the folder of a model."""
-        return self.shelf.model(ref)
-
-    def dataset(self, ref: str) -> Path:
-        """Return the JSONL file of a dataset."""
-        return self.shelf.dataset(ref)
-
-    def free_disk_bytes(self) -> int:
-        """Return the bytes free where results are written."""
-        return self.shelf.free_disk_bytes()
-
-    def memory_bytes(self) -> int:
-        """Return the memory of this machine, in bytes."""
-        return self.shelf.memory_bytes()
-
     def emit(self, kind: EventKind, **payload: Any) -> None:
         """Queue one event."""
         self.events.emit(kind, **payload)
-
-    def note(self, text: str, level: Literal["info", "warning"] = "info") -> None:
-        """Tell the owner something worth reading."""
-        self.emit("note", text=text, level=level)
-
-    def progress(self, fraction: float, words: str = "", seconds_left: float | None = None) -> None:
-        """Tell how far the job is, from 0 to 1."""
-        self.emit("progress", fraction=fraction, words=words, seconds_left=seconds_left)
 
     def breathe(self) -> None:
         """Notice what has been asked, and take the share of CPU threads that is ours now.

@@ -147,6 +147,44 @@ class Job(Shelf, Protocol):
         ...
 
 
+class ShelfJob:
+    """What every `Job` does alike: it looks things up on its shelf and tells notes and progress as events.
+
+    Attributes:
+        shelf: where names become places.
+    """
+
+    shelf: Shelf
+
+    def model(self, ref: str) -> Path:
+        """Return the folder of a model."""
+        return self.shelf.model(ref)
+
+    def dataset(self, ref: str) -> Path:
+        """Return the JSONL file of a dataset."""
+        return self.shelf.dataset(ref)
+
+    def free_disk_bytes(self) -> int:
+        """Return the bytes free where results are written."""
+        return self.shelf.free_disk_bytes()
+
+    def memory_bytes(self) -> int:
+        """Return the memory of this machine, in bytes."""
+        return self.shelf.memory_bytes()
+
+    def emit(self, kind: EventKind, **payload: Any) -> None:
+        """Tell one event."""
+        raise NotImplementedError
+
+    def note(self, text: str, level: Literal["info", "warning"] = "info") -> None:
+        """Tell the owner something worth reading."""
+        self.emit("note", text=text, level=level)
+
+    def progress(self, fraction: float, words: str = "", seconds_left: float | None = None) -> None:
+        """Tell how far the job is, from 0 to 1."""
+        self.emit("progress", fraction=fraction, words=words, seconds_left=seconds_left)
+
+
 Run = Callable[[Any, Job], Outcome]
 """The signature of every kind of job: run(spec, job). The spec's type is the kind's own."""
 

@@ -16,6 +16,7 @@ from typing import BinaryIO
 from pydantic import TypeAdapter, ValidationError
 
 from lab.core.errors import BadInput, Conflict
+from lab.core.files import sync
 from lab.core.spec import LabName
 from lab.core.store import Store
 from lab.core.store.rows import DatasetRow
@@ -57,7 +58,7 @@ def import_dataset(
             row = _row(name, owner, draft.stat().st_size, sha256, path, verdict)
             target = draft.replace(datasets_dir / f"{name}.jsonl")
             undo.callback(target.unlink, missing_ok=True)
-            _sync_folder(datasets_dir)
+            sync(datasets_dir)
             listed = store.datasets.insert(row)
             undo.pop_all()
     except OSError as error:
@@ -152,11 +153,3 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.core.files import sync
 from lab.merge.plan import OutputTensor
 from lab.models.headers import INDEX_FILE, ITEM_BYTES, WEIGHT_FILES
 
@@ -133,14 +134,14 @@ class ShardFile:
         in_order = self._digested == self.shard.size_bytes
         self.sha256 = self._digest.hexdigest() if in_order else _sha256(self._part)
         self._part.rename(self._final)
-        sync_folder(self._final.parent)
+        sync(self._final.parent)
         waiting = self._record.with_suffix(".part")
         with waiting.open("w", encoding="utf-8") as file:
             json.dump(self._describe(), file)
             file.flush()
             os.fsync(file.fileno())
         waiting.rename(self._record)
-        sync_folder(self._record.parent)
+        sync(self._record.parent)
 
     def close(self) -> None:
         """Close the file, finished or not."""
@@ -156,15 +157,6 @@ class ShardFile:
             "size_bytes": self.shard.size_bytes,
             "sha256": self.sha256,
         }
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _shard(file: str, group: Sequence[OutputTensor]) -> Shard:

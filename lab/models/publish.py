@@ -19,6 +19,7 @@ from platform import python_version
 from typing import Any, BinaryIO
 
 from lab.core.errors import BadInput, Conflict, JobFailed
+from lab.core.files import sync
 from lab.core.job import NewModel
 from lab.core.store.rows import ModelRow
 from lab.models.config import read_json
@@ -161,8 +162,8 @@ def place(folder: Path, target: Path) -> None:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise _taken(target.name) from None
         raise
-    sync_folder(target.parent)
-    sync_folder(folder.parent)
+    sync(target.parent)
+    sync(folder.parent)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -247,15 +248,6 @@ def sweep(
     return gone
 
 
-def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _facts(folder: Path) -> dict[str, Any]:
     """Check a model folder and describe it; a folder without any config is described by nothing."""
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
@@ -304,7 +296,7 @@ def _write(manifest: Manifest, folder: Path) -> Manifest:
             handle.flush()
             os.fsync(handle.fileno())
         draft.rename(folder / MANIFEST)
-        sync_folder(folder)
+        sync(folder)
     finally:
         draft.unlink(missing_ok=True)
     return Manifest(**{**vars(manifest), "sha256": hashlib.sha256(raw).hexdigest()})

@@ -6,9 +6,10 @@ their sizes and sha256, join them: a folder without a true list is a half-writte
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
+
+from lab.core.files import sync
 
 COMPLETE = "complete.json"
 PREFIX = "checkpoint-"
@@ -19,13 +20,13 @@ def mark_complete(checkpoint: Path) -> None:
     listed = {}
     for file in sorted(checkpoint.iterdir()):
         if file.is_file() and file.name != COMPLETE:
-            _sync(file)
+            sync(file)
             listed[file.name] = [file.stat().st_size, _sha256(file)]
     draft = checkpoint / f"{COMPLETE}.tmp"
     draft.write_text(json.dumps(listed))
-    _sync(draft)
+    sync(draft)
     draft.replace(checkpoint / COMPLETE)
-    _sync(checkpoint)
+    sync(checkpoint)
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -60,11 +61,3 @@ def step_of(checkpoint: Path) -> int:
 def _sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
