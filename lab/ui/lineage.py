@@ -11,7 +11,7 @@ from typing import Any
 from lab.core.store.rows import DatasetRow, ModelRow
 from lab.ui.words import count, size
 
-MOST_SHOWN = 18
+MOST_SHOWN = 14
 """Models and datasets in one picture; what lies further away is counted, not drawn."""
 
 DATA = "data"

@@ -28,9 +28,10 @@ def draw(one: Family) -> Any:
     for edge in one.edges:
         _draw_edge(figure, edge, places[edge.parent], places[edge.child], by_name[edge.parent])
     _draw_dots(figure, one, places)
-    _draw_names(figure, one, places, lanes - 0.2)
+    column = lanes - 1 + max(0.8, 0.05 * span)  # clear of the last dot, however narrow the lanes
+    _draw_names(figure, one, places, column)
     lines = len(places) + bool(one.more_above) + bool(one.more_below)
-    _draw_left_out(figure, one, lanes - 0.2, lines - 1)
+    _draw_left_out(figure, one, column, lines - 1)
     hidden = {"visible": False, "fixedrange": True}
     figure.update_layout(
         template="none",
@@ -39,7 +40,7 @@ def draw(one: Family) -> Any:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "Inter, ui-sans-serif, system-ui, sans-serif", "size": 13},
-        margin={"l": 0, "r": 0, "t": 4, "b": 4},
+        margin={"l": 10, "r": 0, "t": 4, "b": 4},
         showlegend=False,
         hovermode="closest",
         dragmode=False,

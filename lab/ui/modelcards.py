@@ -17,6 +17,7 @@ _SCORE_WORDS = {"accuracy_normalised": "acc. norm.", "accuracy": "accuracy", "bi
 _COUNTS = ("parameters", "vocab", "context", "hidden")
 _NOT_KNOBS = frozenset({"kind", "name", "path", "title"})
 _MOST_CHILDREN = 8
+_MOST_PARENTS = 4
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,19 @@ def _row(entry: CatalogEntry, scores: Sequence[ScoreRow], now: float, *, is_chos
         f'<span class="lab-name-line"><button type="button" class="lab-link" data-do="open" '
         f'data-id="{esc(row.name)}"{current}>{esc(row.name)}</button> {look}</span>'
         f'<span class="lab-muted lab-small lab-line">{esc(row.words or short_facts(row.facts))}</span></td>'
-        f'<td class="lab-small lab-wide lab-break" data-label="Parents">{esc(listed(row.parents))}</td>'
+        f'<td class="lab-small lab-wide lab-break" data-label="Parents">{esc(_few(row.parents))}</td>'
         f'<td class="lab-num" data-label="Parameters">{esc(count(parameters)) if parameters else ""}</td>'
         f'<td class="lab-num" data-label="Size">{esc(size(row.size_bytes))}</td>'
         f'<td class="lab-small lab-muted lab-nowrap" data-label="Made">{esc(ago(row.created, now))}</td>'
         f'<td data-label="Scores" class="lab-wide">{_scores(scores)}</td></tr>'
     )
+
+
+def _few(names: Sequence[str]) -> str:
+    """Name the first few of many."""
+    if len(names) <= _MOST_PARENTS:
+        return listed(list(names))
+    return f"{', '.join(names[: _MOST_PARENTS - 1])} and {len(names) - _MOST_PARENTS + 1} more"
 
 
 def _scores(scores: Sequence[ScoreRow]) -> str:
