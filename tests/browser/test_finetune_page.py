@@ -20,7 +20,8 @@ learning_rate: 0.00012345
 batch: 4
 held_out: 0
 max_steps: 400
-checkpoint_steps: 2
+max_length: 48
+dropout: 0.055
 alpha: 12.5
 """
 
@@ -29,14 +30,20 @@ def test_a_pasted_recipe_fills_the_form_and_a_stopped_fine_tune_is_kept(lab: Run
     lab.open(page, "models")
     expect(page.locator("#lab-models")).to_contain_text(STARTER, timeout=120_000)
     lab.open(page, "finetune", sample="sums")
-    expect(page.get_by_text(re.compile(r"\d+ rows kept"))).to_be_visible()
+    expect(page.locator("#lab-tune-data input")).to_have_value("sums")
+    expect(page.locator("#lab-tune-model input")).to_have_value(STARTER)
+    page.get_by_role("button", name="Use the pirate examples").click()
+    expect(page.locator("#lab-tune-name textarea, #lab-tune-name input")).to_have_value(
+        re.compile("pirate-lora")
+    )
     page.get_by_role("button", name="Recipe (YAML)").click()
     text = page.locator("#lab-tune-yaml textarea")
-    expect(text).to_have_value(re.compile("learning_rate"))
+    expect(text).to_have_value(re.compile("dataset: pirate\n(.*\n)*learning_rate"))
 
     text.fill("rnk: 4")
     page.locator("#lab-tune-use-yaml").click()
     expect(page.get_by_role("alert").filter(has_text="rnk")).to_contain_text("rank")
+    expect(text).to_have_value("rnk: 4")
     text.fill(RECIPE)
     page.locator("#lab-tune-use-yaml").click()
     expect(page.get_by_label("Rank", exact=True)).to_have_value("4")
@@ -53,7 +60,7 @@ def test_a_pasted_recipe_fills_the_form_and_a_stopped_fine_tune_is_kept(lab: Run
     stop.click()
     expect(page.locator("#lab-tune-running")).to_contain_text("stopped, kept")
     job = lab.store.jobs.list(kinds=["tune"])[0]
-    assert job.state == "succeeded"
+    assert (job.state, job.stopped_early) == ("succeeded", True)
     assert read_recipe(RECIPE).model_dump(mode="json") == job.spec
     lab.open(page, "models")
     expect(page.locator("#lab-models")).to_contain_text("stopped-lora")

@@ -84,7 +84,11 @@ def _lay_out_recipe() -> tuple[Any, Any, Any]:
             info="The form writes it; `python -m lab tune` runs it. Null is left to the worker.",
         )  # fmt: skip
         line = widgets.picture(elem_classes="lab-field-problem")
-        use = gr.Button("Fill the form from this recipe", size="sm", elem_id="lab-tune-use-yaml")
+        with gr.Row():
+            use = gr.Button(
+                "Fill the form from this recipe", size="sm", scale=0, min_width=240,
+                elem_id="lab-tune-use-yaml",
+            )  # fmt: skip
     return recipe, use, line
 
 
