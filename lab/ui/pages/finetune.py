@@ -19,6 +19,7 @@ from lab.ui.services import Services
 from lab.ui.words import listed
 
 _KNOBS = ("rank", "learning_rate", "epochs", "max_steps", "full_model")
+_A_ROW = 5
 _OWN = ("kind", "model", "dataset", "name", "method")
 
 
@@ -40,12 +41,10 @@ def build(services: Services) -> None:
             )
         with gr.Row():
             knobs = form.make_form({one: services.fields(TuneSpec)[one] for one in _KNOBS})
-        with gr.Accordion("More settings", open=False, elem_classes="lab-accordion"), gr.Row():
-            rest = form.make_form(
-                {one: info for one, info in services.fields(TuneSpec).items() if one not in (*_KNOBS, *_OWN)}
-            )
+        with gr.Accordion("More settings", open=False, elem_classes="lab-accordion"):
+            rest = _lay_out_rest(services)
         recipe, use_recipe, recipe_line = _lay_out_recipe()
-    page.form = form.Form((*knobs.controls, *rest.controls))
+    page.form = form.Form((*knobs.controls, *rest))
     with gr.Column(elem_classes="lab-panel"):
         estimate = widgets.picture(elem_id="lab-tune-estimate")
         start = gr.Button("Start fine-tuning", variant="primary", elem_id="lab-tune-start", interactive=False)
@@ -73,6 +72,19 @@ def build(services: Services) -> None:
         api_name="tune",
         show_progress="minimal",
     ).then(learning.draw, *learning.wires, api_name="tune_started", show_progress="hidden")
+
+
+def _lay_out_rest(services: Services) -> list[form.Control]:
+    """Make the controls of the settings that are seldom touched, in rows of equal length."""
+    fields = services.fields(TuneSpec)
+    names = [name for name in fields if name not in (*_KNOBS, *_OWN)]
+    controls: list[form.Control] = []
+    for start in range(0, len(names), _A_ROW):
+        with gr.Row():
+            controls += form.make_form(
+                {name: fields[name] for name in names[start : start + _A_ROW]}
+            ).controls
+    return controls
 
 
 def _lay_out_recipe() -> tuple[Any, Any, Any]:
