@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from lab.core.job import Device, Outcome, Run, Shelf
+from lab.core.lastwords import log_of
 from lab.core.settings import Settings
 from lab.core.spec import JobSpec
 from lab.core.store import Store
@@ -94,7 +95,7 @@ class Bench:
 
     def log_of(self, job_id: str, attempt: int) -> Path:
         """Return the file with everything an attempt printed, and its traceback."""
-        return self.folder_of(job_id) / f"attempt-{attempt}.log"
+        return log_of(self.settings.jobs, job_id, attempt)
 
     def run_of(self, row: JobRow) -> Run:
         """Return the function that runs a job; one that can use warm models is given the cache."""

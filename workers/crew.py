@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 
 from lab.core.settings import Settings
 from workers import child
-from workers.endings import words_for_exit
+from workers.endings import name_of_exit, words_for_exit
 from workers.lane import LanePlan
 from workers.orders import Order, Report
 
@@ -89,6 +89,10 @@ class Child:
         """Say how the process ended."""
         self._join()
         return words_for_exit(self.process.exitcode)
+
+    def name_of_end(self) -> str:
+        """Name how the process ended: a signal or an exit code; empty while it is there."""
+        return "" if self._is_running() else name_of_exit(self.process.exitcode)
 
     def _is_running(self) -> bool:
         with self._joining:

@@ -11,6 +11,16 @@ from lab.core.errors import BadInput, Cancelled, JobFailed, Released, problems_o
 
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 DISK_WORDS = ("no space left on device", "storagefull", "disk quota exceeded")
+_BROKE = "a library that it uses crashed"
+SIGNALS_MEAN = {
+    "SIGKILL": "the system may have run out of memory",
+    "SIGSEGV": _BROKE,
+    "SIGBUS": _BROKE,
+    "SIGABRT": _BROKE,
+    "SIGFPE": _BROKE,
+    "SIGILL": "a library that it uses needs another processor",
+}
+"""What a signal that nobody of the lab sent most likely says."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +66,27 @@ def ending_of(error: BaseException) -> Ending:
 
 
 def words_for_exit(exit_code: int | None) -> str:
-    """Say how a process ended: "its process was killed (SIGKILL)", "its process ended with code 3"."""
+    """Say how a process ended: "its process was killed (SIGTERM)", "its process ended with code 3"."""
     if exit_code is None:
         return "its process did not end"
+    name = name_of_exit(exit_code)
     if exit_code >= 0:
-        return f"its process ended with code {exit_code}"
+        return f"its process ended with {name}"
+    return "; ".join(
+        part for part in (f"its process was killed ({name})", SIGNALS_MEAN.get(name, "")) if part
+    )
+
+
+def name_of_exit(exit_code: int | None) -> str:
+    """Name the end of a process: "SIGKILL", "code 3"; empty when it has not ended."""
+    if exit_code is None:
+        return ""
+    if exit_code >= 0:
+        return f"code {exit_code}"
     try:
-        name = signal.Signals(-exit_code).name
+        return signal.Signals(-exit_code).name
     except ValueError:
-        name = f"signal {-exit_code}"
-    return f"its process was killed ({name})"
+        return f"signal {-exit_code}"
 
 
 def text_for_crash(why: str) -> str:

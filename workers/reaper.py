@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from lab.core.errors import LabError, Unavailable
+from lab.core.lastwords import last_lines, log_of
 from lab.core.settings import Settings
 from lab.core.spec import Lane
 from lab.core.store import Store
@@ -64,7 +65,7 @@ class Reaper:
         self._beat()
         if self._have_slept():
             return  # our own jobs' leases lapsed while we were stopped: let them be renewed first
-        for row in self._store.jobs.reap():
+        for row in self._store.jobs.reap(self._last_lines):
             log.warning("Job %s, attempt %d: its lease lapsed; it is %s.", row.id, row.attempt, row.state)
             if row.state == "queued":
                 self._bells[row.lane].ring(row.id)  # type: ignore[index]  # a lane, by the table's constraint
@@ -92,6 +93,9 @@ class Reaper:
         slept = now - self._last_round > self._plan.reap_seconds + self._plan.heartbeat_seconds
         self._last_round = now
         return slept
+
+    def _last_lines(self, job_id: str, attempt: int) -> str:
+        return last_lines(log_of(self._settings.jobs, job_id, attempt))
 
     def _ring_again(self) -> None:
         """One ring wakes the lane, which then works until nothing waits."""

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from lab.core.errors import BadInput, ControlFlow, Fenced, IllegalTransition, LabError
 from lab.core.events import EventBuffer
+from lab.core.lastwords import LastWords, last_lines
 from lab.core.store import Success
 from lab.core.store.rows import JobRow
 from workers.attempt import Attempt
@@ -119,7 +120,9 @@ def _end(bench: Bench, row: JobRow, ending: Ending) -> None:
     elif ending.verb == "released":
         jobs.fail(row.id, row.attempt, "interrupted", _INTERRUPTED_TEXT)
     else:
-        jobs.fail(row.id, row.attempt, ending.code, ending.text, ending.field)
+        sys.stdout.flush()
+        words = LastWords(log=last_lines(bench.log_of(row.id, row.attempt)))
+        jobs.fail(row.id, row.attempt, ending.code, ending.text, ending.field, words)
 
 
 def _clear(bench: Bench, job_id: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from lab.core.errors import Fenced, LabError, Unavailable
+from lab.core.lastwords import LastWords, last_lines, log_of
 from lab.core.settings import Settings
 from lab.core.store import Store
 from lab.core.store.rows import JobRow
@@ -201,7 +202,10 @@ class Supervisor:
         why = watch.why or self._how_it_ended(watch.child)
         code = "stalled" if "said nothing" in why else "interrupted"
         log.warning("Job %s, attempt %d: %s.", row.id, row.attempt, why)
-        self._store.jobs.crashed(row.id, row.attempt, why, code, text_for_crash(why))
+        words = LastWords(
+            watch.child.name_of_end(), last_lines(log_of(self._settings.jobs, row.id, row.attempt))
+        )
+        self._store.jobs.crashed(row.id, row.attempt, why, code, text_for_crash(why), words)
 
     def _was_cut_off(self, watch: Watch) -> bool:
         """Whether the attempt stopped by itself because its lease could not be renewed: that is no crash."""

@@ -19,7 +19,8 @@ class NewEvent:
     """An event that has no place in the sequence yet.
 
     The payloads, by kind:
-        state: state, attempt, why (words, may be empty)
+        state: state, attempt, why (words, may be empty); where an attempt begins or is given up, device;
+            where it ended badly, exit ("SIGKILL", "code 3") and log (its last lines), once known
         progress: fraction (0 to 1), words, seconds_left (or None)
         metric: step, values {name: number or None}; a step told twice replaces the first
         delta: column, text (to append)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from lab.core.errors import Conflict, Fenced, IllegalTransition, NotFound
 from lab.core.events import NewEvent
+from lab.core.lastwords import LastWords
 from lab.core.store import NewJob, Store, Success
 from lab.core.store.rows import LEGAL, STATES, JobRow, ModelRow
 from lab.core.store.transitions import move
@@ -313,6 +314,31 @@ def test_three_crashes_are_poison(store: Store) -> None:
         store.jobs.claim("batch", "w", "cpu")
     last = store.jobs.crashed(job.id, 3, "it died", "crashed", "died")
     assert (last.state, last.error_code, last.crash_count) == ("failed", "poison", 3)
+
+
+def test_the_last_words_of_an_attempt_stay_in_the_event_that_ends_it(store: Store) -> None:
+    job = running(store)
+    store.jobs.crashed(job.id, 1, "it died", "crashed", "died", LastWords("SIGKILL", "first"))
+    store.jobs.claim("batch", "w", "gpu")
+    pass_time(store, 16)
+    store.jobs.reap(lambda job_id, attempt: f"{job_id == job.id} {attempt}")
+    store.jobs.claim("batch", "w", "gpu")
+    store.jobs.fail(job.id, 3, "x", "y", None, LastWords(log="third"))
+    told = [event.payload for event in store.events.states(job.id)]
+    ends = {one["attempt"]: (one.get("exit"), one["log"]) for one in told if "log" in one}
+    assert ends == {1: ("SIGKILL", "first"), 2: (None, "True 2"), 3: (None, "third")}
+    assert [one["device"] for one in told if one["state"] == "running"] == ["cpu", "gpu", "gpu"]
+
+
+def test_poison_and_what_cannot_go_on_midway_keep_their_last_words_too(store: Store) -> None:
+    poisoned, cut = running(store), running(store, key="other", resumable=False)
+    for attempt in (1, 2):
+        store.jobs.crashed(poisoned.id, attempt, "it died", "crashed", "died")
+        store.jobs.claim("batch", "w", "cpu")
+    for job, attempt in ((poisoned, 3), (cut, 1)):
+        store.jobs.crashed(job.id, attempt, "it died", "crashed", "died", LastWords("code 3", "last"))
+        end = store.events.states(job.id)[-1].payload
+        assert (end["state"], end["exit"], end["log"]) == ("failed", "code 3", "last")
 
 
 def test_a_job_that_cannot_go_on_midway_fails_as_interrupted(store: Store) -> None:

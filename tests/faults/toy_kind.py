@@ -57,6 +57,7 @@ def _misbehave(spec: ToySpec) -> None:
     if spec.fails == "bug":
         raise KeyError("secret detail")
     if spec.fails == "exit":
+        os.write(2, b"the toy falls over\n")
         os.kill(os.getpid(), signal.SIGKILL)
     if spec.fails == "silence":
         threading.Event().wait()

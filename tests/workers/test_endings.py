@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from lab.core.errors import BadInput, Cancelled, JobFailed, NotFound, Released
 from lab.core.spec import JobSpec
-from workers.endings import ending_of, words_for_exit
+from workers.endings import ending_of, name_of_exit, words_for_exit
 
 
 class Narrow(JobSpec):
@@ -67,8 +67,9 @@ def test_a_bug_tells_its_owner_nothing_of_the_inside() -> None:
 @pytest.mark.parametrize(
     ("exit_code", "words"),
     [
-        (-9, "its process was killed (SIGKILL)"),
-        (-11, "its process was killed (SIGSEGV)"),
+        (-9, "its process was killed (SIGKILL); the system may have run out of memory"),
+        (-11, "its process was killed (SIGSEGV); a library that it uses crashed"),
+        (-15, "its process was killed (SIGTERM)"),
         (-200, "its process was killed (signal 200)"),
         (3, "its process ended with code 3"),
         (0, "its process ended with code 0"),
@@ -77,3 +78,10 @@ def test_a_bug_tells_its_owner_nothing_of_the_inside() -> None:
 )
 def test_an_exit_code_is_told_in_words(exit_code: int | None, words: str) -> None:
     assert words_for_exit(exit_code) == words
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "name"), [(-9, "SIGKILL"), (-200, "signal 200"), (3, "code 3"), (None, "")]
+)
+def test_an_exit_code_has_a_name_for_the_record(exit_code: int | None, name: str) -> None:
+    assert name_of_exit(exit_code) == name

@@ -18,12 +18,14 @@ class Events:
 
     def after(self, job_id: str, seq: int, limit: int = 5000) -> list[Event]:
         """Return the events of a job that come after a sequence number, in order."""
-        query = (
-            select(events)
-            .where((events.c.job_id == job_id) & (events.c.seq > seq))
-            .order_by(events.c.seq)
-            .limit(limit)
-        )
+        return self._read((events.c.job_id == job_id) & (events.c.seq > seq), limit)
+
+    def states(self, job_id: str, limit: int = 1000) -> list[Event]:
+        """Return what a job told of its states, in order, however much else it said."""
+        return self._read((events.c.job_id == job_id) & (events.c.kind == "state"), limit)
+
+    def _read(self, which: ColumnElement[bool], limit: int) -> list[Event]:
+        query = select(events).where(which).order_by(events.c.seq).limit(limit)
         with self._db.read() as connection:
             return [
                 Event(kind=row["kind"], payload=row["payload"], seq=row["seq"], time=row["time"])

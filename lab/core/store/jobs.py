@@ -4,21 +4,32 @@ Every change of state writes its event in the same transaction. Every write of a
 carries its attempt; a write of an attempt that is no longer the job's own is refused (Fenced).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import RowMapping, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lab.core.errors import Fenced, NotFound
 from lab.core.events import NewEvent
+from lab.core.lastwords import UNHEARD, LastWords
 from lab.core.store.database import Database
 from lab.core.store.events import insert_events, progress_values
 from lab.core.store.queueing import NewJob, insert_job, job_with_key, promise_names
 from lab.core.store.rows import TERMINAL, JobRow, State
 from lab.core.store.schema import events, jobs
 from lab.core.store.success import Success, list_models, list_scores
-from lab.core.store.transitions import CANCELLING, HELD, QUEUED, RUNNING, fail, held_row, job_row, move
+from lab.core.store.transitions import (
+    CANCELLING,
+    HELD,
+    QUEUED,
+    RUNNING,
+    fail,
+    held_row,
+    job_row,
+    move,
+    state_event,
+)
 
 LEASE_SECONDS = 15.0
 MOST_CRASHES = 3
@@ -135,7 +146,7 @@ class Jobs:
             if found is None:
                 return None
             job_id, attempt = found
-            started = NewEvent("state", {"state": "running", "attempt": attempt + 1, "why": ""})
+            started = state_event("running", attempt + 1, device=device)
             values = {
                 "attempt": attempt + 1,
                 "worker_id": worker_id,
@@ -224,14 +235,23 @@ class Jobs:
             list_scores(connection, self._db.now, job_id, success.scores)
             return row
 
-    def fail(self, job_id: str, attempt: int, code: str, text: str, at_field: str | None = None) -> JobRow:
+    def fail(
+        self,
+        job_id: str,
+        attempt: int,
+        code: str,
+        text: str,
+        at_field: str | None = None,
+        last_words: LastWords = UNHEARD,
+    ) -> JobRow:
         """End a held job badly, with the reason its owner will read.
 
         Raises:
             Fenced: another attempt owns the job, or it has ended.
         """
         with self._db.write() as connection:
-            return fail(connection, self._db.now, job_id, HELD, attempt, (code, text, at_field))
+            ending = (code, text, at_field)
+            return fail(connection, self._db.now, job_id, HELD, attempt, ending, last_words=last_words)
 
     def cancelled(self, job_id: str, attempt: int) -> JobRow:
         """Confirm that a cancelling job has ended.
@@ -254,7 +274,9 @@ class Jobs:
         text = "The lab was shut down, and this job can't go on midway. Run it again."
         return self._give_up(job_id, attempt, why, crashes=0, ending=("interrupted", text))
 
-    def crashed(self, job_id: str, attempt: int, why: str, code: str, text: str) -> JobRow:
+    def crashed(
+        self, job_id: str, attempt: int, why: str, code: str, text: str, last_words: LastWords = UNHEARD
+    ) -> JobRow:
         """Record that the process of a held job died, and queue the job again where that makes sense.
 
         A job that can't go on where it was, or that has crashed three times, fails with code and text.
@@ -262,7 +284,7 @@ class Jobs:
         Raises:
             Fenced: another attempt owns the job, or it has ended.
         """
-        return self._give_up(job_id, attempt, why, crashes=1, ending=(code, text))
+        return self._give_up(job_id, attempt, why, crashes=1, ending=(code, text), last_words=last_words)
 
     def request_cancel(self, job_id: str) -> JobRow:
         """Ask for a job to end. Twice is the same as once; an ended job stays as it is."""
@@ -292,8 +314,11 @@ class Jobs:
                 connection.execute(delete(events).where(events.c.job_id == job_id))
                 connection.execute(delete(jobs).where(jobs.c.id == job_id))
 
-    def reap(self) -> Rows:
+    def reap(self, last_lines: Callable[[str, int], str] = lambda *_: "") -> Rows:
         """Give up held jobs whose lease has lapsed, by the database's clock.
+
+        Args:
+            last_lines: reads the end of an attempt's log, given the job and the attempt.
 
         Returns:
             Their rows: queued again, failed or cancelled.
@@ -308,9 +333,9 @@ class Jobs:
             text = "The worker that ran this job stopped answering and can't go on midway. Run the job again."
             why = "its worker stopped answering"
             try:
-                reaped.append(
-                    self._give_up(job_id, attempt, why, crashes=1, ending=("interrupted", text), lapsed=True)
-                )
+                words = LastWords(log=last_lines(job_id, attempt))
+                ending = ("interrupted", text)
+                reaped.append(self._give_up(job_id, attempt, why, 1, ending, lapsed=True, last_words=words))
             except Fenced:
                 continue  # another host reaped it, its lease was renewed, or it ended meanwhile
         return reaped
@@ -333,6 +358,7 @@ class Jobs:
         crashes: int,
         ending: tuple[str, str],
         lapsed: bool = False,
+        last_words: LastWords = UNHEARD,
     ) -> JobRow:
         """Queue a held job again; end it when it is being cancelled or can't go on (`ending` says why).
 
@@ -349,18 +375,23 @@ class Jobs:
                 told = [NewEvent("state", {"state": "cancelled", "attempt": attempt, "why": why})]
                 return move(connection, self._db.now, job_id, CANCELLING, "cancelled", told, attempt=attempt)
             count = row["crash_count"] + crashes
-            if not row["resumable"]:
-                return fail(connection, self._db.now, job_id, RUNNING, attempt, (*ending, None))
-            if count >= MOST_CRASHES:
-                text = (
-                    f"Its process died {count} times, last: {why}. Read its log, then run a changed recipe."
-                )
-                values = {"crash_count": count}
-                return fail(
-                    connection, self._db.now, job_id, RUNNING, attempt, ("poison", text, None), values
-                )
-            told = [NewEvent("state", {"state": "queued", "attempt": attempt, "why": why})]
+            why_not = _why_not_again(row, count, why, ending)
+            if why_not:
+                return fail(connection, self._db.now, job_id, RUNNING, attempt, *why_not, last_words)
+            told = [state_event("queued", attempt, why, device=row["device"], **last_words.as_payload())]
             values = {"crash_count": count, "worker_id": None, "lease_until": None}
             return move(
                 connection, self._db.now, job_id, RUNNING, "queued", told, attempt=attempt, values=values
             )
+
+
+def _why_not_again(
+    row: RowMapping, count: int, why: str, ending: tuple[str, str]
+) -> tuple[tuple[str, str, None], dict[str, int]] | None:
+    """Return how a given-up job fails, and what else changes in its row; None when it may run again."""
+    if not row["resumable"]:
+        return (*ending, None), {}
+    if count < MOST_CRASHES:
+        return None
+    text = f"Its process died {count} times, last: {why}. Read its log, then run a changed recipe."
+    return ("poison", text, None), {"crash_count": count}

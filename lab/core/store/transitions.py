@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, delete, select, up
 
 from lab.core.errors import Fenced, IllegalTransition
 from lab.core.events import NewEvent
+from lab.core.lastwords import UNHEARD, LastWords
 from lab.core.store.events import insert_events
 from lab.core.store.rows import LEGAL, TERMINAL, JobRow, State
 from lab.core.store.schema import claims, jobs
@@ -28,6 +29,11 @@ def held_row(connection: Connection, job_id: str) -> RowMapping | None:
     """Read a job's row and keep it from changing until the caller's transaction ends."""
     mine = select(jobs).where(jobs.c.id == job_id).with_for_update()
     return connection.execute(mine).mappings().first()
+
+
+def state_event(state: State, attempt: int, why: str = "", **more: str) -> NewEvent:
+    """Make the event that goes with a change of state; core/events says what `more` may be."""
+    return NewEvent("state", {"state": state, "attempt": attempt, "why": why, **more})
 
 
 def move(
@@ -82,12 +88,13 @@ def fail(
     attempt: int,
     ending: tuple[str, str, str | None],
     values: Mapping[str, Any] | None = None,
+    last_words: LastWords = UNHEARD,
 ) -> JobRow:
     """End a job badly; `ending` is code, text and the field at fault, if any."""
     code, text, at_field = ending
     told = [
         NewEvent("failure", {"code": code, "text": text, "field": at_field}),
-        NewEvent("state", {"state": "failed", "attempt": attempt, "why": code}),
+        state_event("failed", attempt, code, **last_words.as_payload()),
     ]
     return move(
         connection,
