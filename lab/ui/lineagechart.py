@@ -16,6 +16,7 @@ _COLOURS = {
 }  # fmt: skip
 _GREY = OKABE_ITO[7]
 _LONGEST = 30
+_TARGETS = 14
 
 
 def draw(one: Family) -> Any:
@@ -30,6 +31,7 @@ def draw(one: Family) -> Any:
     _draw_dots(figure, one, places)
     column = lanes - 1 + max(0.8, 0.05 * span)  # clear of the last dot, however narrow the lanes
     _draw_names(figure, one, places, column)
+    _draw_targets(figure, one, places, column, span)
     lines = len(places) + bool(one.more_above) + bool(one.more_below)
     _draw_left_out(figure, one, column, lines - 1)
     hidden = {"visible": False, "fixedrange": True}
@@ -43,6 +45,7 @@ def draw(one: Family) -> Any:
         margin={"l": 10, "r": 0, "t": 4, "b": 4},
         showlegend=False,
         hovermode="closest",
+        hoverdistance=26,
         dragmode=False,
         xaxis={**hidden, "range": [-0.6, span - 0.6]},
         yaxis={**hidden, "range": [lines - 0.5, -0.5]},
@@ -120,11 +123,24 @@ def _draw_names(figure: Any, one: Family, places: Mapping[str, Place], column: f
                     f"rgba(86,101,117,{min(opacity, 0.7) if node.is_gone else opacity})" for node in one.nodes
                 ],
             },
-            customdata=[node.name for node in one.nodes],
-            hovertext=[_hover(node) for node in one.nodes],
-            hovertemplate="%{hovertext}<extra></extra>",
+            hoverinfo="skip",
             cliponaxis=False,
         )
+
+
+def _draw_targets(figure: Any, one: Family, places: Mapping[str, Place], column: float, end: float) -> None:
+    """Make the whole line of a node answer to the pointer, not its dot alone."""
+    step = (end - column) / _TARGETS
+    spots = [(column + step * number, node) for node in one.nodes for number in range(_TARGETS)]
+    figure.add_scatter(
+        x=[x for x, _ in spots],
+        y=[places[node.name].line for _, node in spots],
+        mode="markers",
+        marker={"size": 1, "opacity": 0},
+        customdata=[node.name for _, node in spots],
+        hovertext=[_hover(node) for _, node in spots],
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
 
 
 def _draw_left_out(figure: Any, one: Family, column: float, last: int) -> None:

@@ -69,6 +69,7 @@ def test_a_recipe_runs_again_and_its_progress_is_shown_here(home: RunningLab, pa
     expect(merging).to_have_count(1)
     expect(page.get_by_role("button", name="Run again as both-3")).to_be_visible()
     merging.get_by_role("button", name="Cancel").click()
+    merging.get_by_role("button", name="Really cancel?").click()
     expect(merging).to_have_count(0)
 
 
