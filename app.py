@@ -32,7 +32,9 @@ from lab.house import HOUSE_OWNER, DemoHouse, clear_table
 from lab.jobs import Desk
 from lab.models.catalog import Catalog
 from lab.models.spec import StarterSpec
+from lab.ui.downloads import add_downloads
 from lab.ui.guard import Application, Guard
+from lab.ui.metrics import add_metrics
 from lab.ui.services import Services, always_local
 from lab.ui.shell import build_app, mount_options
 from lab.ui.visitors import CookieGiver, Visitors, read_secret
@@ -126,6 +128,8 @@ def build_web(services: Services) -> Application:
         services.store.database.time()
         return PlainTextResponse("ok")
 
+    add_downloads(web, services)
+    add_metrics(web, services)
     blocks = build_app(services)
     blocks.queue(api_open=False, max_size=256, default_concurrency_limit=20)
     gr.mount_gradio_app(

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from lab.core.events import Event
@@ -14,7 +13,6 @@ from lab.ui.services import person_words
 from lab.ui.widgets import esc
 from lab.ui.words import ago, duration, percent
 
-LOG_BYTES = 20_000
 MOST_EVENTS = 200
 
 
@@ -35,8 +33,8 @@ def row(job: JobRow, now: float, made: Sequence[str] = (), detail: str = "") -> 
     )
 
 
-def detail(job: JobRow, events: Sequence[Event], log: str, *, is_mine: bool = True) -> str:
-    """Return what an open row shows."""
+def detail(job: JobRow, events: Sequence[Event], attempts: str, *, is_mine: bool = True) -> str:
+    """Return what an open row shows; `attempts` is HTML already (see attempts_html)."""
     shown = buttons(job) if is_mine else ""
     facts = widgets.facts(
         [
@@ -52,10 +50,8 @@ def detail(job: JobRow, events: Sequence[Event], log: str, *, is_mine: bool = Tr
         widgets.failure(job),
         f'<div class="lab-buttons">{shown}</div>' if shown else "",
         facts,
+        attempts,
         widgets.fold(f"Events ({job.last_seq})", event_list(events), f"events-{job.id}"),
-        widgets.fold(
-            "Log", f'<pre class="lab-log">{esc(log or "Nothing written yet.")}</pre>', f"log-{job.id}"
-        ),
         widgets.fold(
             "Recipe",
             f'<pre class="lab-log">{esc(json.dumps(job.spec, indent=2, ensure_ascii=False))}</pre>',
@@ -102,17 +98,6 @@ def event_words(event: Event) -> str:
             return f"made {told.get('model', '')}"
         case _:
             return str(told.get("text", ""))
-
-
-def read_logs(folder: Path) -> str:
-    """Return the end of a job's newest logs, attempt by attempt."""
-    parts = []
-    for log in sorted(folder.glob("attempt-*.log"), key=lambda path: (len(path.name), path.name))[-3:]:
-        with log.open("rb") as file:
-            file.seek(max(log.stat().st_size - LOG_BYTES, 0))
-            text = file.read().decode("utf-8", "replace")
-        parts.append(f"== {log.stem.replace('-', ' ')} ==\n{text}")
-    return "\n".join(parts)
 
 
 def live_card(job: JobRow, links: str = "", *, is_mine: bool = True) -> str:

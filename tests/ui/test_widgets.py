@@ -35,7 +35,7 @@ def lone_tags(html: str) -> bool:
         lambda: widgets.progress_line(job(progress_words=NASTY, title=NASTY)),
         lambda: jobview.row(job(title=NASTY, owner=NASTY), 5.0),
         lambda: jobview.row(job(state="failed", error_text=NASTY), 5.0),
-        lambda: jobview.detail(job(device=NASTY, spec={"prompt": NASTY}), [], NASTY),
+        lambda: jobview.detail(job(device=NASTY, spec={"prompt": NASTY}), [], ""),
         lambda: jobview.event_list([Event("note", {"text": NASTY})]),
         lambda: jobview.live_card(job(title=NASTY)),
         lambda: dataview.tokens_html({"rows": [{"pieces": [[NASTY, True]], "tokens": 1, "cut": False}]}),

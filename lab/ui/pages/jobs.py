@@ -5,8 +5,10 @@ from typing import Any
 import gradio as gr
 
 from lab.core.errors import LabError, problems_of
+from lab.core.lastwords import last_lines, log_of
 from lab.core.store.rows import JobRow
 from lab.ui import jobview, widgets
+from lab.ui.attempts import attempts_html, attempts_of
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services
 
@@ -94,5 +96,7 @@ class _Jobs:
 
     def _detail(self, job: JobRow, mine: str) -> str:
         events = self.services.desk.follow(job.id, 0)
-        folder = self.services.settings.jobs / job.id
-        return jobview.detail(job, events, jobview.read_logs(folder), is_mine=job.owner == mine)
+        tried = attempts_of(job, self.services.store.events.states(job.id))
+        folder = self.services.settings.jobs
+        attempts = attempts_html(job, tried, lambda number: last_lines(log_of(folder, job.id, number)))
+        return jobview.detail(job, events, attempts, is_mine=job.owner == mine)
