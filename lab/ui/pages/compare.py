@@ -16,6 +16,7 @@ from lab.ui.pages import scores
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services, Who
 from lab.ui.transcript import Transcript, columns_html, empty_columns
+from lab.ui.words import listed
 
 TAIL_SECONDS = 0.125
 """Eight updates a second at most, all columns in one."""
@@ -71,10 +72,14 @@ def build(services: Services) -> None:
     stop.click(page.stop, [run], [problems], api_name="compare_stop", show_progress="hidden")
     fresh.click(page.start_over, [models], told, api_name="compare_new", show_progress="hidden")
     models.input(
-        page.preview, [models], [answers, run, fresh], api_name="compare_choose", show_progress="hidden"
+        page.preview,
+        [models, run],
+        [answers, run, problems, fresh],
+        api_name="compare_choose",
+        show_progress="hidden",
     )
     section = scores.build_section(services, models)
-    every(timer, [Part(page.choices, [seen], [models, seen]), section], "compare_tick")
+    every(timer, [Part(page.choices, [seen], [models, answers, seen]), section], "compare_tick")
 
 
 def _sampling(services: Services, names: Sequence[str]) -> form.Form:
@@ -101,14 +106,28 @@ class _Compare:
         return gr.Dropdown(choices=names, value=[one for one in chosen if one in names]), columns, seen
 
     def choices(self, seen: Seen, request: gr.Request) -> tuple[Any, ...]:
-        """Offer models that came or went since the page was opened; what is chosen stays."""
-        names = self._names(self.services.who(request))
+        """Offer models that came or went; what is chosen stays, and the first one is chosen when it comes."""
+        who = self.services.who(request)
+        names = self._names(who)
         changed, digests = only_changed(seen, names)
-        return (gr.Dropdown(choices=names) if changed == names else gr.skip()), digests
+        if changed is not names:
+            return gr.skip(), gr.skip(), digests
+        if names and seen == only_changed((), [])[-1]:
+            return gr.Dropdown(choices=names, value=names[:1]), self._empty(names[:1], who), digests
+        return gr.Dropdown(choices=names), gr.skip(), digests
 
-    def preview(self, chosen: list[str], request: gr.Request) -> tuple[Any, ...]:
-        """Draw empty columns for another choice of models: it begins a new conversation."""
-        return self._empty(chosen, self.services.who(request)), "", gr.Button(visible=False)
+    def preview(self, chosen: list[str], run: str, request: gr.Request) -> tuple[Any, ...]:
+        """Draw empty columns for another choice of models: it begins a new conversation.
+
+        Answers that are still being written stay and go on; the choice holds for the next question.
+        """
+        who = self.services.who(request)
+        job = self._find(run, who)
+        if job is None or job.is_terminal:
+            return self._empty(chosen, who), "", "", gr.Button(visible=False)
+        is_other = list(job.spec["models"]) != list(chosen or ()) and bool(chosen)
+        words = f"These answers go on. Your next question goes to {listed(chosen)}." if is_other else ""
+        return gr.skip(), gr.skip(), widgets.note(words) if words else "", gr.skip()
 
     def start_over(self, chosen: list[str], request: gr.Request) -> tuple[Any, ...]:
         """Forget the conversation and wait for a first question."""
@@ -180,10 +199,9 @@ class _Compare:
                     transcript.close()
                 elapsed = max(self.services.store.database.time() - job.created, 0.0)
                 html = columns_html(job.id, job.spec, transcript, heads, elapsed)
-                # Only the first update sends the form: what the reader types meanwhile stays.
-                yield self._told(
-                    html, job.id, "" if is_first else gr.skip(), _faults(job), is_live=not job.is_terminal
-                )
+                told = self._told(html, job.id, gr.skip(), _faults(job), is_live=not job.is_terminal)
+                # Only the first update clears earlier problems: what was said meanwhile stays.
+                yield told if is_first or _faults(job) else self._without_problems(told)
                 is_first = False
             if job.is_terminal:
                 return
@@ -201,15 +219,21 @@ class _Compare:
             gr.Button(visible=has_answers and not is_live),
         )  # fmt: skip
 
+    def _without_problems(self, told: tuple[Any, ...]) -> tuple[Any, ...]:
+        kept = 4 + len(self.sampling.lines)
+        return *told[:3], *(gr.skip() for _ in told[3:kept]), *told[kept:]
+
     def _transcript(self, job: JobRow) -> Transcript:
         transcript = Transcript.of(job.spec)
         transcript.add(self.services.desk.follow(job.id, 0))
         return transcript
 
     def _linked(self, request: gr.Request) -> JobRow | None:
-        wanted = request.query_params.get("run", "")
+        return self._find(request.query_params.get("run", ""), self.services.who(request))
+
+    def _find(self, wanted: str, who: Who) -> JobRow | None:
         try:
-            job = self.services.desk.own(wanted, self.services.who(request).name) if wanted else None
+            job = self.services.desk.own(wanted, who.name) if wanted else None
         except LabError:
             return None
         return job if job is not None and job.kind == "compare" else None

@@ -58,9 +58,13 @@ def build_section(services: Services, models: Any) -> Part:
 def _lay_out_sets() -> tuple[Any, Any, Any, Any, Any]:
     with gr.Row(equal_height=True, elem_classes="lab-bottom"):
         questions = gr.Dropdown(label="Multiple choice", choices=[], elem_id="lab-score-questions", scale=3)
-        more_questions = gr.UploadButton("Upload", file_types=[".jsonl"], size="md", min_width=80)
+        more_questions = gr.UploadButton(
+            "Upload", file_types=[".jsonl"], size="md", min_width=80, elem_id="lab-score-questions-file"
+        )
         texts = gr.Dropdown(label="Text", choices=[], elem_id="lab-score-texts", scale=3)
-        more_texts = gr.UploadButton("Upload", file_types=[".jsonl"], size="md", min_width=80)
+        more_texts = gr.UploadButton(
+            "Upload", file_types=[".jsonl"], size="md", min_width=80, elem_id="lab-score-texts-file"
+        )
         start = gr.Button("Score these models", variant="primary", elem_id="lab-score", min_width=170)
     return questions, more_questions, texts, more_texts, start
 
