@@ -68,7 +68,7 @@ def log_address(job_id: str, number: int) -> str:
 
 def _line(job: JobRow, one: Tried) -> str:
     cells = (
-        ("Attempt", f"Attempt {one.number}"),
+        ("Attempt", str(one.number)),
         ("Began", f"{datetime.fromtimestamp(one.began).astimezone():%H:%M:%S}"),
         ("Took", duration(one.ended - one.began) if one.ended else ""),
         ("Ran on", one.device),
