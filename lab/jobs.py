@@ -12,12 +12,13 @@ from typing import Annotated, Any, Protocol, cast
 from pydantic import Field, TypeAdapter
 
 from lab.compare.spec import CompareSpec
+from lab.core.again import models_made, repeated
 from lab.core.errors import BadInput, NotFound
 from lab.core.events import Event
 from lab.core.job import Check, Run, Shelf
 from lab.core.spec import JobSpec, Lane, spec_sha256
 from lab.core.store import NewJob, Store
-from lab.core.store.rows import JobRow
+from lab.core.store.rows import LIVE, JobRow
 from lab.data.spec import PreviewSpec
 from lab.merge.spec import MergeSpec
 from lab.models.spec import ImportSpec, StarterSpec
@@ -217,7 +218,18 @@ class Desk:
             raise BadInput(
                 f"This job is still {old.state}.", "Only an ended job can be run again.", "Cancel it first."
             )
-        return self.submit(parse_spec(old.spec), owner, key, parent_id=old.id)
+        return self.submit(self.repeated(old), owner, key, parent_id=old.id)
+
+    def repeated(self, old: JobRow) -> JobSpec:
+        """Return a job's recipe with free names for what it makes: pirate-lora becomes pirate-lora-2.
+
+        Raises:
+            BadInput: the recipe was stored by another release and can't be read any more.
+        """
+        coming = [
+            name for job in self.store.jobs.list(states=LIVE) for name in models_made(job.spec, parse_spec)
+        ]
+        return repeated(old.spec, {*(row.name for row in self.store.models.list()), *coming}, parse_spec)
 
     def follow(self, job_id: str, after_seq: int) -> list[Event]:
         """Return what a job said since an event, in order."""

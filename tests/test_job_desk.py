@@ -12,6 +12,7 @@ from lab.core.errors import BadInput, Conflict, NotFound
 from lab.core.job import Shelf
 from lab.core.spec import JobSpec
 from lab.core.store import Store, Success
+from lab.core.store.rows import ModelRow
 from lab.jobs import KINDS, Desk, Kind, parse_spec
 
 
@@ -92,6 +93,17 @@ def test_a_retry_is_a_new_job_that_names_its_parent(desk: Desk, monkeypatch: pyt
     desk.cancel(job.id, "ada")
     again = desk.retry(job.id, "ada")
     assert (again.parent_id, again.state, again.spec) == (job.id, "queued", job.spec)
+
+
+def test_a_retry_of_a_done_job_makes_its_model_under_the_next_free_name(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.jobs.parse_spec", ToySpec.model_validate)
+    job = desk.submit(ToySpec(name="m"), "ada")
+    desk.store.jobs.claim("batch", "w", "cpu")
+    row = ModelRow("m", "merge", "ada", (), "", {}, 1, "0" * 64, job.id, 0.0)
+    desk.store.jobs.succeed(job.id, 1, Success(models=(row,)))
+    assert desk.retry(job.id, "ada").spec["name"] == "m-2"
 
 
 def test_two_jobs_cannot_make_the_same_model(desk: Desk) -> None:

@@ -5,6 +5,7 @@ A spec opens no file and knows no queue. What it names is checked against the ca
 
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -104,3 +105,10 @@ def strict_json(text: str) -> Any:
         return json.loads(text, parse_constant=refuse, parse_float=number, object_pairs_hook=once)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def free_name(wish: str, taken: Collection[str]) -> str:
+    """Return a name that no model has: the wish, or the wish with the next free number."""
+    if wish not in taken:
+        return wish
+    return next(name for number in range(2, len(taken) + 3) if (name := f"{wish}-{number}") not in taken)

@@ -41,13 +41,6 @@ def origin(row: ModelRow) -> str:
     return row.words or (f"from {listed(row.parents)}" if row.parents else row.kind)
 
 
-def free_name(wish: str, taken: Sequence[str]) -> str:
-    """Return a name that no model has: the wish, or the wish with the next free number."""
-    if wish not in taken:
-        return wish
-    return next(name for number in range(2, len(taken) + 3) if (name := f"{wish}-{number}") not in taken)
-
-
 def licences(row: ModelRow, rows: Iterable[ModelRow]) -> str:
     """Say under which licences a model stands: its own, and those that its ancestors hand down."""
     known = {one.name: one for one in rows}

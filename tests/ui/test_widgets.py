@@ -8,9 +8,10 @@ from ui_rows import NASTY, job, model
 
 from lab.core.errors import Problem
 from lab.core.events import Event
+from lab.core.spec import free_name
 from lab.models.catalog import CatalogEntry
 from lab.ui import dataview, jobview, modelcards, widgets
-from lab.ui.modelview import free_name, name_of, result_links
+from lab.ui.modelview import name_of, result_links
 
 
 def lone_tags(html: str) -> bool:

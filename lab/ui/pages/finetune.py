@@ -8,6 +8,7 @@ import gradio as gr
 from pydantic import ValidationError
 
 from lab.core.errors import BadInput, LabError, problems_of
+from lab.core.spec import free_name
 from lab.tune.recipe import read_recipe, write_recipe
 from lab.tune.registry import tune_methods
 from lab.tune.spec import TuneSpec
@@ -203,7 +204,7 @@ class _Finetune:
         except (ValidationError, LabError) as error:
             return widgets.problem_list(problems_of(error)), *(gr.skip() for _ in range(5))
         taken = modelview.names(self.services.store.models.list())
-        next_name = modelview.free_name(name, [*taken, *spec.models_made()])
+        next_name = free_name(name, [*taken, *spec.models_made()])
         return (
             widgets.note("Started. It goes on when you leave this page."), job.id, next_name, next_name,
             gr.Accordion(label=f"1 · Data: {dataset}", open=False),
@@ -231,7 +232,7 @@ class _Finetune:
         if name and name != suggested:
             return gr.skip(), suggested
         taken = modelview.names(self.services.store.models.list())
-        free = modelview.free_name(f"{(dataset or 'my')[:50]}-lora", taken)
+        free = free_name(f"{(dataset or 'my')[:50]}-lora", taken)
         return free, free
 
     def _checked(self, spec: TuneSpec, request: gr.Request) -> tuple[Any, ...]:

@@ -1,17 +1,16 @@
 """What the Models page asks the lab: who sees which model, its family, its card, its recipe run again."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
+from lab.core.again import models_made
 from lab.core.errors import LabError, NotFound
 from lab.core.store.rows import LIVE, JobRow, ScoreRow
 from lab.jobs import parse_spec
 from lab.models.catalog import CatalogEntry
 from lab.ui import lineage, modelcards
-from lab.ui.again import models_made, repeated
 from lab.ui.modelview import HOUSE, licences
 from lab.ui.services import Services, Who
 
@@ -31,7 +30,7 @@ class Household:
     def making(self, who: Who) -> list[JobRow]:
         """Return the jobs that are making models now."""
         live = self.services.store.jobs.list(states=LIVE)
-        return [job for job in live if job.owner in (who.name, HOUSE) and models_made(job)]
+        return [job for job in live if job.owner in (who.name, HOUSE) and models_made(job.spec, parse_spec)]
 
     def family(
         self, name: str, entries: Sequence[CatalogEntry], scores: Sequence[ScoreRow]
@@ -76,9 +75,7 @@ class Household:
         job_id = self.services.catalog.get(name).row.job_id
         if job_id is None:
             raise NotFound(f"No job made {name!r} here.", "A model made in this lab.", "Make it anew.")
-        old = self.services.desk.own(job_id, who.name)
-        spec = repeated(old.spec, self._taken())
-        return self.services.desk.submit(spec, who.name, uuid.uuid4().hex, parent_id=old.id)
+        return self.services.desk.retry(job_id, who.name)
 
     @staticmethod
     def may_delete(entry: CatalogEntry, who: Who) -> bool:
@@ -90,15 +87,10 @@ class Household:
         if job is None or job.owner != who.name:
             return ""
         try:
-            made = models_made(job)
-            return repeated(job.spec, self._taken()).models_made()[made.index(name)]
+            made = parse_spec(job.spec).models_made()
+            return self.services.desk.repeated(job).models_made()[made.index(name)]
         except (LabError, ValueError, IndexError):
             return ""
-
-    def _taken(self) -> set[str]:
-        store = self.services.store
-        coming = [name for job in store.jobs.list(states=LIVE) for name in models_made(job)]
-        return {*(row.name for row in store.models.list()), *coming}
 
     def _edges(self, entry: CatalogEntry) -> list[lineage.Edge]:
         return lineage.edges_into(entry.row, *self._recipe(entry.row.job_id))

@@ -9,6 +9,7 @@ import gradio as gr
 from pydantic import ValidationError
 
 from lab.core.errors import LabError, Problem, problems_of
+from lab.core.spec import free_name
 from lab.merge.recipe import write_recipe
 from lab.merge.registry import merge_methods
 from lab.merge.spec import Dtype
@@ -21,6 +22,8 @@ MOST_INPUTS = 8
 _FIRST = "ties"
 _KEEP = "as the models"
 _NO_BASE = "(none)"
+_RECIPE_PLACE = 6
+"""Where the recipe stands among the form's inputs."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def build(services: Services) -> None:
                 chart = gr.Plot(show_label=False, container=False, elem_id="lab-merge-heat")
     page = _Merge(services, parts)
     job, seen, count, choices = gr.State(""), gr.State(()), gr.State(2), gr.State(())
-    told = [outcome, heat, chart, *lines, start]
+    told = [outcome, heat, chart, *lines, gr.State(""), start]
     _bind_form(page, parts, told, count, buttons)
     live = Running(services, "merge", "job_merge", page.result)
     when_page_opens(page.open, None, [*parts.models, parts.base, parts.name, choices], "merge_open").then(
@@ -109,12 +112,12 @@ def _lay_out_form() -> tuple[_Parts, list[Any], tuple[Any, Any]]:
     base_line = widgets.picture(elem_classes="lab-field-problem")
     name = gr.Textbox(label="Name of the result", max_lines=1, elem_id="lab-merge-name")
     name_line = widgets.picture(elem_classes="lab-field-problem")
-    dtype, use_recipe, recipe = _lay_out_advanced()
+    dtype, use_recipe, recipe, recipe_line = _lay_out_advanced()
     parts = _Parts(
         models, weights, rows, method, words, forms, groups, stack, drop, ranges, base, name, dtype,
         use_recipe, recipe,
     )  # fmt: skip
-    return parts, [model_line, base_line, name_line, recipe], buttons
+    return parts, [model_line, base_line, name_line, recipe_line, recipe], buttons
 
 
 def _lay_out_inputs() -> tuple[list[Any], list[Any], list[Any], tuple[Any, Any]]:
@@ -148,8 +151,8 @@ def _lay_out_stack() -> tuple[Any, Any, Any]:
     return stack, drop, ranges
 
 
-def _lay_out_advanced() -> tuple[Any, Any, Any]:
-    """Make the folded part: precision, and the recipe as YAML."""
+def _lay_out_advanced() -> tuple[Any, Any, Any, Any]:
+    """Make the folded part: precision, the recipe as YAML, and the line for problems with it."""
     with gr.Accordion("Advanced", open=False, elem_classes="lab-accordion"):
         dtype = gr.Dropdown(label="Precision of the result", choices=[_KEEP, *get_args(Dtype)], value=_KEEP)
         use_recipe = gr.Checkbox(
@@ -160,7 +163,8 @@ def _lay_out_advanced() -> tuple[Any, Any, Any]:
             elem_id="lab-merge-yaml", buttons=["copy"],
             info="The form writes it; paste yours for gradients, filters, slices.",
         )  # fmt: skip
-    return dtype, use_recipe, recipe
+        line = widgets.picture(elem_id="lab-merge-yaml-line", elem_classes="lab-field-problem")
+    return dtype, use_recipe, recipe, line
 
 
 def _knob_groups() -> tuple[dict[str, form.Form], list[Any]]:
@@ -205,9 +209,16 @@ class _Merge:
         )
         fewer_rows = fewer.click(self.fewer, count, rows, api_name="merge_fewer", show_progress="hidden")
         typed = [form.edited(one) for one in parts.inputs if one not in (*first, parts.recipe)]
-        typed += [parts.recipe.input, parts.recipe.blur]  # not change: the check writes it
         gr.on(typed, self.check, parts.inputs, told, api_name="merge_check", **quiet)
-        for number, change in enumerate((chosen, stacked, fewer_rows)):
+        written = told[-2]
+        pasted = parts.recipe.change(
+            self.take_recipe,
+            [parts.recipe, written, parts.use_recipe],
+            [parts.use_recipe],
+            api_name="merge_paste",
+            **quiet,
+        )
+        for number, change in enumerate((chosen, stacked, fewer_rows, pasted)):
             change.then(self.check, parts.inputs, told, api_name=f"merge_check_{number}", **quiet)
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
@@ -222,7 +233,7 @@ class _Merge:
             for place in range(MOST_INPUTS)
         ]
         start = gr.Dropdown(choices=[_NO_BASE, *names], value=base or _NO_BASE)
-        return *updates, start, modelview.free_name("merged", names), only_changed((), names)[-1]
+        return *updates, start, free_name("merged", names), only_changed((), names)[-1]
 
     def choices(self, seen: Any, request: gr.Request) -> tuple[Any, ...]:
         """Offer models that came or went; what is chosen stays."""
@@ -269,6 +280,10 @@ class _Merge:
         facts = next((row.facts for row in self.services.store.models.list() if row.name == model), {})
         return mergeform.solar_ranges(int(facts.get("layers") or 0), int(drop or 0))
 
+    def take_recipe(self, recipe: str, written: str, is_used: bool) -> Any:
+        """Use the text in the box as soon as somebody changes what the form wrote there."""
+        return gr.Checkbox(value=True) if recipe.strip() and recipe != written and not is_used else gr.skip()
+
     def check(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
         """Say what will come out, or what stands in the way, beside the field it concerns."""
         filled = self.read(given)
@@ -277,19 +292,17 @@ class _Merge:
             plan: Any = self.services.desk.check(spec, self.services.who(request).name)
         except (ValidationError, LabError) as error:
             problems = problems_of(error)
-            shown = mergeform.problems_html(problems)
             return (
-                shown,
-                gr.Column(visible=False),
-                gr.skip(),
-                *_lines(problems),
-                gr.skip(),
+                mergeform.problems_html(problems), gr.Column(visible=False), gr.skip(),
+                *_lines(problems, is_recipe=bool(filled.recipe)), gr.skip(), gr.skip(),
                 gr.Button(interactive=False),
-            )
-        recipe = gr.skip() if filled.recipe else write_recipe(spec)
+            )  # fmt: skip
+        written = gr.skip() if filled.recipe else write_recipe(spec)
+        # What stands there already is not sent: somebody may be pasting over it just now.
+        recipe = gr.skip() if written == given[_RECIPE_PLACE] else written
         return (
-            mergeform.plan_html(plan), gr.Column(visible=True), mergeform.heat_map(plan), *_lines([]), recipe,
-            gr.Button(interactive=True),
+            mergeform.plan_html(plan), gr.Column(visible=True), mergeform.heat_map(plan),
+            *_lines([], is_recipe=bool(filled.recipe)), recipe, written, gr.Button(interactive=True),
         )  # fmt: skip
 
     def start(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
@@ -300,7 +313,7 @@ class _Merge:
         except (ValidationError, LabError) as error:
             return widgets.problem_list(problems_of(error)), gr.skip(), gr.skip()
         names = modelview.names(modelview.visible(self.services.store, who))
-        return "", job.id, modelview.free_name("merged", [*names, *job.spec.get("name", "").split()])
+        return "", job.id, free_name("merged", [*names, *job.spec.get("name", "").split()])
 
     def result(self, name: str) -> str:
         """Return the buttons of a finished merge."""
@@ -334,13 +347,19 @@ class _Merge:
         )
 
 
-def _lines(problems: Sequence[Problem]) -> list[str]:
-    """Return the problems of the models, of the base and of the name, for the lines below them."""
-    fields = (("models", "slices"), ("base_model",), ("name",))
-    return [
-        widgets.problem_line([one for one in problems if one.field.split(".")[0] in names])
-        for names in fields
-    ]
+def _lines(problems: Sequence[Problem], *, is_recipe: bool) -> list[str]:
+    """Return the problems of models, base, name and recipe, for the lines below them.
+
+    While a recipe stands in for the form, everything but the name is the recipe's.
+    """
+    name = [one for one in problems if one.field == "name"]
+    if is_recipe:
+        rest = [Problem("", str(one)) for one in problems if one not in name]
+        used = "" if rest else widgets.note("This recipe is used. Of the form, only the name counts.")
+        return ["", "", widgets.problem_line(name), widgets.problem_line(rest) + used]
+    fields = (("models", "slices"), ("base_model",))
+    lines = [[one for one in problems if one.field.split(".")[0] in names] for names in fields]
+    return [*(widgets.problem_line(line) for line in lines), widgets.problem_line(name), ""]
 
 
 def _method_words(method: str) -> str:

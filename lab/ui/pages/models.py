@@ -6,13 +6,14 @@ from typing import Any
 import gradio as gr
 from pydantic import ValidationError
 
+from lab.core.again import models_made
 from lab.core.errors import LabError, Problem, problems_of
 from lab.core.store.rows import ScoreRow
 from lab.data.samples import sample_datasets
+from lab.jobs import parse_spec
 from lab.models.catalog import CatalogEntry
 from lab.models.spec import ImportSpec, StarterSpec
 from lab.ui import form, jobview, lineagechart, modelcards, widgets
-from lab.ui.again import models_made
 from lab.ui.pages.household import Household
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services, Who
@@ -136,7 +137,7 @@ class _Models:
             "retry": lambda: desk.retry(about, who.name),
         }
         if verb == "again":
-            made = listed(models_made(self.house.run_again(about, who)))
+            made = listed(models_made(self.house.run_again(about, who).spec, parse_spec))
             return widgets.note(f"The stored recipe runs again, with the same seed, and makes {made}.")
         if verb in verbs:
             verbs[verb]()

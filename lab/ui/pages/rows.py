@@ -9,6 +9,7 @@ import gradio as gr
 from pydantic import ValidationError
 
 from lab.core.errors import LabError, problems_of
+from lab.core.spec import free_name
 from lab.core.store.rows import DatasetRow, JobRow
 from lab.data.importing import import_dataset
 from lab.data.samples import sample_datasets
@@ -111,7 +112,7 @@ class _Data:
 
     def _bring(self, file: Path, wish: str, who: Who) -> tuple[Any, ...]:
         store = self.services.store
-        name = modelview.free_name(wish, [row.name for row in store.datasets.list()])
+        name = free_name(wish, [row.name for row in store.datasets.list()])
         try:
             row, verdict = import_dataset(file, name, who.name, store, self.services.settings.datasets)
         except LabError as error:

@@ -9,6 +9,7 @@ import gradio as gr
 from pydantic import ValidationError
 
 from lab.core.errors import LabError, problems_of
+from lab.core.spec import free_name
 from lab.core.store.rows import LIVE, JobRow
 from lab.score.keeping import keep_file
 from lab.score.metric import Metric, Reads, metrics
@@ -144,7 +145,7 @@ class _Scores:
 
     def _keep(self, path: str, reads: Reads, who: Who) -> tuple[Any, str]:
         store, file = self.services.store, Path(path)
-        name = modelview.free_name(modelview.name_of(file.stem), [row.name for row in store.datasets.list()])
+        name = free_name(modelview.name_of(file.stem), [row.name for row in store.datasets.list()])
         try:
             row = keep_file(file, name, reads, who.name, store, self.services.settings.datasets)
         except LabError as error:
