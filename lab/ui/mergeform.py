@@ -126,7 +126,9 @@ def plan_html(plan: MergePlan) -> str:
     )
     models = list(dict.fromkeys(plan.parents))
     checks = [
-        f"{len(models)} models of one architecture: {', '.join(models)}",
+        f"{len(models)} models of one architecture: {', '.join(models)}"
+        if len(models) > 1
+        else f"every layer comes from {models[0]}",
         f"{len(plan.tensors):,} tensors have the same shapes, and vocabularies match",
         f"tokenizer and settings come from {plan.donor.ref}",
         "the result fits on the disk",

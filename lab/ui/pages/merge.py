@@ -158,12 +158,13 @@ def _lay_out_advanced() -> tuple[Any, Any, Any, Any]:
         use_recipe = gr.Checkbox(
             label="Use the YAML below instead of the form", value=False, elem_id="lab-merge-use-yaml"
         )
+        # Above the box: below a long recipe nobody would see it.
+        line = widgets.picture(elem_id="lab-merge-yaml-line", elem_classes="lab-field-problem")
         recipe = gr.Textbox(
             label="Recipe (mergekit YAML)", lines=8, max_lines=24, elem_classes="lab-code",
             elem_id="lab-merge-yaml", buttons=["copy"],
             info="The form writes it; paste yours for gradients, filters, slices.",
         )  # fmt: skip
-        line = widgets.picture(elem_id="lab-merge-yaml-line", elem_classes="lab-field-problem")
     return dtype, use_recipe, recipe, line
 
 
