@@ -19,7 +19,7 @@ from lab.core.settings import Settings, enter_child_environment
 from lab.core.store import open_store
 from workers.crew import Crew
 from workers.lane import LanePlan
-from workers.queue import make_bells, open_queue
+from workers.queue import NO_ANSWER, make_bells, open_queue
 from workers.reaper import Reaper
 from workers.supervisor import Supervisor
 from workers.tasks import add_task
@@ -28,6 +28,16 @@ READY_SECONDS = 180.0
 SERVER_PAUSE_SECONDS = 2.0
 CHAT_PLACES = 2
 """Two, so that a token preview never waits behind a long answer."""
+
+
+def shorten_outage(record: logging.LogRecord) -> bool:
+    """Log a server that does not answer as one line: the trace of where Huey noticed says nothing more."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, NO_ANSWER):
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        words = (str(error).splitlines() or [type(error).__name__])[0]
+        record.msg, record.args, record.exc_info = "The queue does not answer: %s", (words,), None
+    return True
 
 
 class LaneConsumer(Consumer):
@@ -66,6 +76,8 @@ def run_lane(settings: Settings, plan: LanePlan, with_parent: bool = False) -> N
         with_parent: stop when standard input is closed, as it is when the parent process ends.
     """
     logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {plan.lane} %(levelname)s %(message)s")
+    for part in ("Worker", "Scheduler"):
+        logging.getLogger(f"huey.consumer.{part}").addFilter(shorten_outage)
     enter_child_environment()
     if with_parent:
         threading.Thread(target=_stop_with_parent, daemon=True, name="parent").start()

@@ -46,7 +46,8 @@ _POSTGRES_CONNECT: dict[str, Any] = {
     # As on SQLite, a power cut may lose a bell.
     "options": "-c statement_timeout=5s -c synchronous_commit=off",
 }
-_NO_ANSWER = (RedisError, psycopg.Error, SqliteStorage.operational_error, OSError)
+NO_ANSWER = (RedisError, psycopg.Error, SqliteStorage.operational_error, OSError)
+"""What the queues' libraries raise while a server does not answer or a file is locked."""
 
 
 class JobIdSerializer(Serializer):
@@ -191,7 +192,7 @@ class Bell:
             return False
         try:
             self._ring_twice(job_id)
-        except _NO_ANSWER as error:
+        except NO_ANSWER as error:
             self._rests_until = time.monotonic() + REST_SECONDS
             log.warning("The %s queue does not answer (%s); the reaper rings again.", self._lane, error)
             return False
@@ -201,7 +202,7 @@ class Bell:
         """Return how many messages wait to be read; none while the queue does not answer."""
         try:
             return int(self._queue.pending_count())
-        except _NO_ANSWER:
+        except NO_ANSWER:
             return 0
 
     def close(self) -> None:

@@ -128,8 +128,11 @@ class Supervisor:
                 raise
             return  # it has just ended: the child is about to say so
         except LabError:
-            log.warning("The store does not answer; job %s goes on until its lease ends.", watch.row.id)
+            if "away" not in watch.told:
+                watch.told.add("away")
+                log.warning("The store does not answer; job %s goes on until its lease ends.", watch.row.id)
             return
+        watch.told.discard("away")
         if row.last_seq != watch.last_seq:
             watch.last_seq, watch.last_word = row.last_seq, now
         if row.state == "cancelling":
