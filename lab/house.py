@@ -55,17 +55,18 @@ LIMITS: Mapping[type[JobSpec], Mapping[str, Limit]] = {
         "batch": Limit(16, 8, "rows a step"),
         "max_length": Limit(256, 128, "tokens a row"),
         "held_out": Limit(32, 16, "rows held out"),
-        "rank": Limit(16, 16, "as rank"),
+        "rank": Limit(16, 16, "of rank"),
     },
     CompareSpec: {"max_new_tokens": Limit(256, 128, "tokens an answer")},
 }
 """Every field that a visitor may not fill in as they like."""
 
-_ALSO: Mapping[type[JobSpec], str] = {
-    TuneSpec: f"{MOST_ROWS} rows of data",
-    MergeSpec: f"{MOST_LAYERS} layers, and {MOST_MODELS} models of your own",
-    CompareSpec: f"{MOST_SCORED_BYTES // 1000} kB to score on",
+_ALSO: Mapping[type[JobSpec], tuple[str, ...]] = {
+    TuneSpec: (f"{MOST_ROWS} rows of data", f"{MOST_MODELS} models of your own"),
+    MergeSpec: (f"{MOST_LAYERS} layers", f"{MOST_MODELS} models of your own"),
+    CompareSpec: (f"{MOST_SCORED_BYTES // 1000} kB to score on",),
 }
+"""What else is limited, for the sentence on the page."""
 
 
 def fields_of(spec: type[JobSpec]) -> dict[str, FieldInfo]:
@@ -83,7 +84,7 @@ def sentence(spec: type[JobSpec] | None = None) -> str:
     if spec is None:
         return told
     parts = [f"{limit.most} {limit.unit}" for limit in LIMITS.get(spec, {}).values()]
-    return f"{told} Here at most {', '.join([*parts, _ALSO[spec]])}."
+    return f"{told} On this page at most: {', '.join([*parts, *_ALSO[spec]])}."
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,12 @@ _NO_BASE = "(none)"
 _RECIPE_PLACE = 6
 """Where the recipe stands among the form's inputs."""
 
+_ALONE = widgets.empty_state(
+    "A merge takes two models",
+    "Fine-tune the one that is here, then merge the result with it. Or stack its layers with passthrough.",
+    '<a class="lab-button lab-primary" href="?view=finetune" data-view="finetune">Fine-tune a model</a>',
+)
+
 
 @dataclass(frozen=True)
 class _Parts:
@@ -287,14 +293,15 @@ class _Merge:
 
     def check(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
         """Say what will come out, or what stands in the way, beside the field it concerns."""
-        filled = self.read(given)
+        filled, who = self.read(given), self.services.who(request)
         try:
             spec = filled.spec()
-            plan: Any = self.services.desk.check(spec, self.services.who(request).name)
+            plan: Any = self.services.desk.check(spec, who.name)
         except (ValidationError, LabError) as error:
             problems = problems_of(error)
+            alone = not filled.recipe and len(modelview.visible(self.services.store, who)) < 2
             return (
-                mergeform.problems_html(problems), gr.Column(visible=False), gr.skip(),
+                _ALONE if alone else mergeform.problems_html(problems), gr.Column(visible=False), gr.skip(),
                 *_lines(problems, is_recipe=bool(filled.recipe)), gr.skip(), gr.skip(),
                 gr.Button(interactive=False),
             )  # fmt: skip
