@@ -25,7 +25,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from starlette.middleware.cors import CORSMiddleware
 
-from lab.core.errors import LabError
+from lab.core.errors import LabError, Unavailable
 from lab.core.settings import Settings, read_settings
 from lab.core.store import Store, open_store
 from lab.house import HOUSE_OWNER, DemoHouse, clear_table
@@ -125,7 +125,10 @@ def build_web(services: Services) -> Application:
 
     @web.get("/healthz")
     def healthz() -> PlainTextResponse:
-        services.store.database.time()
+        try:
+            services.store.database.time()
+        except Unavailable:
+            return PlainTextResponse("the database does not answer", 503, {"Retry-After": "5"})
         return PlainTextResponse("ok")
 
     add_downloads(web, services)
