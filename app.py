@@ -19,7 +19,6 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 
-import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
@@ -36,7 +35,7 @@ from lab.ui.downloads import add_downloads
 from lab.ui.guard import Application, Guard
 from lab.ui.metrics import add_metrics
 from lab.ui.services import Services, always_local
-from lab.ui.shell import build_app, mount_options
+from lab.ui.shell import mount
 from lab.ui.visitors import CookieGiver, Visitors, read_secret
 from workers.queue import make_bells
 from workers.start import start_workers
@@ -133,24 +132,7 @@ def build_web(services: Services) -> Application:
 
     add_downloads(web, services)
     add_metrics(web, services)
-    blocks = build_app(services)
-    blocks.queue(api_open=False, max_size=256, default_concurrency_limit=20)
-    gr.mount_gradio_app(
-        web,
-        blocks,
-        path="",
-        allowed_paths=[],
-        blocked_paths=[str(settings.data)],
-        max_file_size="1mb" if settings.space else "200mb",
-        ssr_mode=False,
-        show_error=False,
-        enable_monitoring=False,
-        run_history=False,
-        mcp_server=False,
-        pwa=False,
-        footer_links=[],
-        **mount_options(),
-    )
+    mount(web, services)
     if not settings.space:
         return Guard(web, hosts=("127.0.0.1", "localhost", "[::1]"))
     visitors = Visitors(read_secret(settings.data))

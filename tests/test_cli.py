@@ -437,6 +437,7 @@ def test_jobs_lists_the_labs_jobs(tmp_path, monkeypatch, capsys):
 
 
 def lab_process(folder: Path, *argv: object) -> subprocess.Popen[str]:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a job in the background ignores it
     env = {**os.environ, "LAB_DATA": str(folder / "no-lab"), "PYTHONPATH": str(ROOT), "LAB_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "lab", *map(str, argv)],

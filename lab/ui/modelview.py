@@ -41,6 +41,15 @@ def origin(row: ModelRow) -> str:
     return row.words or (f"from {listed(row.parents)}" if row.parents else row.kind)
 
 
+def layers(name: str | None, rows: Iterable[ModelRow]) -> int:
+    """Return how many layers a model has; an adapter has those of what it stands on. 0 is unknown."""
+    known = {row.name: row for row in rows}
+    row = known.get(name or "")
+    while row is not None and row.kind == "adapter" and row.parents:
+        row = known.get(row.parents[0])
+    return int(row.facts.get("layers") or 0) if row else 0
+
+
 def licences(row: ModelRow, rows: Iterable[ModelRow]) -> str:
     """Say under which licences a model stands: its own, and those that its ancestors hand down."""
     known = {one.name: one for one in rows}

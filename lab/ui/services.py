@@ -39,6 +39,9 @@ class Who:
         return person_words(self.name)
 
 
+NO_COOKIE = "nocookie"
+"""Stands for the visitor's name until their browser brings the cookie."""
+
 LOCAL = Who("local")
 """The one person of a lab that listens on 127.0.0.1."""
 
@@ -47,7 +50,10 @@ def person_words(owner: str) -> str:
     """Say an owner's name as people read it."""
     if owner == LOCAL.name:
         return "you (local)"
-    return f"visitor {owner.removeprefix('visitor-')[:6]}" if owner.startswith("visitor") else owner
+    if not owner.startswith("visitor-"):
+        return owner
+    name = owner.removeprefix("visitor-").split("-")[0]
+    return "visitor" if name == NO_COOKIE else f"visitor {name[:6]}"
 
 
 def always_local(request: Any) -> Who:  # noqa: ARG001  the same for every request

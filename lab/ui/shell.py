@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 
 from lab import house
 from lab.compare.spec import CompareSpec
@@ -20,9 +21,6 @@ from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services
 from lab.ui.words import listed
 
-mount_options = theme.mount_options
-"""What app.py adds to the arguments of mount_gradio_app: theme, css, script, icon."""
-
 PAGES: tuple[tuple[str, str, Callable[[Services], None]], ...] = (
     ("models", "Models", models.build),
     ("merge", "Merge", merge.build),
@@ -34,6 +32,28 @@ PAGES: tuple[tuple[str, str, Callable[[Services], None]], ...] = (
 
 _MAKES: dict[str, type[JobSpec]] = {"merge": MergeSpec, "finetune": TuneSpec, "compare": CompareSpec}
 """What a page makes, for the sentence on a demo's limits."""
+
+
+def mount(web: FastAPI, services: Services) -> None:
+    """Mount the pages in a web application, with nothing of Gradio's own open beside them."""
+    blocks = build_app(services)
+    blocks.queue(api_open=False, max_size=256, default_concurrency_limit=20)
+    gr.mount_gradio_app(
+        web,
+        blocks,
+        path="",
+        allowed_paths=[],
+        blocked_paths=[str(services.settings.data)],
+        max_file_size="1mb" if services.settings.space else "200mb",
+        ssr_mode=False,
+        show_error=False,
+        enable_monitoring=False,
+        run_history=False,
+        mcp_server=False,
+        pwa=False,
+        footer_links=[],
+        **theme.mount_options(),
+    )
 
 
 def build_app(services: Services) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.ui.guard import Application, Receive, Scope, Send
-from lab.ui.services import Who
+from lab.ui.services import NO_COOKIE, Who
 
 COOKIE = "crucible_visitor"
 
@@ -59,7 +59,7 @@ class Visitors:
         headers = dict(request.headers) if request is not None else {}
         address = headers.get("x-forwarded-for", getattr(getattr(request, "client", None), "host", "") or "")
         place = hashlib.sha256(self.secret + address.split(",")[0].strip().encode()).hexdigest()[:8]
-        name = self.name_in(headers.get("cookie", "")) or "nocookie"
+        name = self.name_in(headers.get("cookie", "")) or NO_COOKIE
         return Who(f"visitor-{name}-{place}", is_local=False, is_visitor=True)
 
     def _sign(self, name: str) -> str:

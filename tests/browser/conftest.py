@@ -1,4 +1,4 @@
-"""A lab that all browser tests share, and a headless Chromium to look at it with."""
+"""A lab that the tests of one module share, and a headless Chromium to look at it with."""
 
 import shutil
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ LEAVING = ("AbortError: signal is aborted", "Unexpected error Connection errored
 expect.set_options(timeout=60_000)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
-    """A lab that all browser tests share, with its workers."""
+    """A lab that the tests of one module share, with its workers."""
     running = start_lab(tmp_path_factory.mktemp("lab"))
     yield running
     stop_lab(running)

@@ -1,6 +1,9 @@
 """The Merge page by pasting: a recipe that cannot work is refused at its box and kept."""
 
+import re
+
 import pytest
+import yaml
 from playwright.sync_api import Page, expect
 from running_lab import RunningLab
 
@@ -26,10 +29,17 @@ MODELS = (
 )
 
 
+CELLS = """() => {
+  const map = document.querySelector('#lab-merge-heat .js-plotly-plot');
+  return map?.data?.[0]?.z?.[0]?.length || 0;
+}"""
+
+
 @pytest.fixture
 def merge(lab: RunningLab, page: Page) -> Page:
-    lab.open(page, "compare")  # which chooses the starter model as soon as it is there
-    expect(page.locator("#lab-compare-models")).to_contain_text(STARTER, timeout=120_000)
+    if not lab.store.models.list():
+        lab.open(page, "compare")  # which chooses the starter model as soon as it is there
+        expect(page.locator("#lab-compare-models")).to_contain_text(STARTER, timeout=120_000)
     lab.open(page, "merge")
     page.get_by_role("button", name="Advanced").click()
     expect(page.locator("#lab-merge-yaml textarea")).to_be_visible()
@@ -43,6 +53,46 @@ def paste(page: Page, text: str) -> None:
     box.focus()
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.insert_text(text)
+
+
+def test_a_pasted_recipe_with_slices_and_gradients_is_planned_and_merged(
+    lab: RunningLab, merge: Page
+) -> None:
+    merge.locator("#lab-merge-name input, #lab-merge-name textarea").fill("four-layers")
+    paste(merge, GRADIENT)
+    expect(merge.get_by_label("Use the YAML below")).to_be_checked()
+    expect(merge.locator("#lab-merge-yaml-line")).to_contain_text("This recipe is used")
+    expect(merge.locator("#lab-merge-plan")).to_contain_text(re.compile(r"Layers\s*4"))
+    merge.wait_for_function(f"({CELLS})() === 4")
+    expect(merge.locator("#lab-merge-yaml textarea")).to_have_value(GRADIENT)
+    merge.locator("#lab-merge-start").click()
+    done = merge.locator("#lab-merge-running")
+    expect(done.get_by_text("Compare with its parents")).to_be_visible(timeout=90_000)
+    row = next(row for row in lab.store.models.list() if row.name == "four-layers")
+    assert row.facts["layers"] == 4
+    lab.open(merge, "models")
+    expect(merge.locator("#lab-models")).to_contain_text("four-layers")
+
+
+def test_what_the_form_wrote_comes_back_the_same(merge: Page) -> None:
+    paste(merge, MODELS)
+    expect(merge.locator("#lab-merge-plan")).to_contain_text(re.compile(r"Layers\s*30"))
+    merge.get_by_label("Use the YAML below").uncheck()
+    box = merge.locator("#lab-merge-yaml textarea")
+    merge.locator("#lab-merge-method input").click()
+    merge.get_by_role("option", name="passthrough", exact=True).click()
+    expect(merge.locator("#lab-merge-plan")).to_contain_text(re.compile(r"Layers\s*44"))
+    expect(box).to_have_value(re.compile("passthrough"))
+    exported = box.input_value()
+    assert [part["sources"][0]["layer_range"] for part in yaml.safe_load(exported)["slices"]] == [
+        [0, 22],
+        [8, 30],
+    ]
+    paste(merge, exported.replace("22", "20"))
+    expect(merge.locator("#lab-merge-plan")).to_contain_text(re.compile(r"Layers\s*42"))
+    paste(merge, exported)
+    expect(merge.locator("#lab-merge-plan")).to_contain_text(re.compile(r"Layers\s*44"))
+    expect(box).to_have_value(exported)
 
 
 @pytest.mark.parametrize(

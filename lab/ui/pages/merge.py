@@ -84,7 +84,7 @@ def build(services: Services) -> None:
     _bind_form(page, parts, told, count, buttons)
     live = Running(services, "merge", "job_merge", page.result)
     when_page_opens(page.open, None, [*parts.models, parts.base, parts.name, choices], "merge_open").then(
-        page.check, parts.inputs, told, api_name="merge_check_first", show_progress="hidden"
+        page.check, [*parts.inputs, told[-2]], told, api_name="merge_check_first", show_progress="hidden"
     )
     when_page_opens(live.open, None, [job, running, seen], "merge_running_open")
     timer = gr.Timer(1)
@@ -215,9 +215,19 @@ class _Merge:
             **quiet,
         )
         fewer_rows = fewer.click(self.fewer, count, rows, api_name="merge_fewer", show_progress="hidden")
-        typed = [form.edited(one) for one in parts.inputs if one not in (*first, parts.recipe)]
-        gr.on(typed, self.check, parts.inputs, told, api_name="merge_check", **quiet)
+        typed = [
+            form.edited(one) for one in parts.inputs if one not in (*first, parts.recipe, parts.use_recipe)
+        ]
         written = told[-2]
+        checked = [*parts.inputs, written]
+        gr.on(typed, self.check, checked, told, api_name="merge_check", **quiet)
+        switched = parts.use_recipe.input(
+            self.leave_recipe,
+            [parts.use_recipe, written],
+            [parts.recipe],
+            api_name="merge_use",
+            **quiet,
+        )
         pasted = parts.recipe.change(
             self.take_recipe,
             [parts.recipe, written, parts.use_recipe],
@@ -225,8 +235,8 @@ class _Merge:
             api_name="merge_paste",
             **quiet,
         )
-        for number, change in enumerate((chosen, stacked, fewer_rows, pasted)):
-            change.then(self.check, parts.inputs, told, api_name=f"merge_check_{number}", **quiet)
+        for number, change in enumerate((chosen, stacked, fewer_rows, pasted, switched)):
+            change.then(self.check, checked, told, api_name=f"merge_check_{number}", **quiet)
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """Offer the models and start with the two newest and their common parent."""
@@ -284,12 +294,17 @@ class _Merge:
 
     def stack(self, model: str | None, drop: float | None) -> str:
         """Write the ranges of depth up-scaling for a model and its m."""
-        facts = next((row.facts for row in self.services.store.models.list() if row.name == model), {})
-        return mergeform.solar_ranges(int(facts.get("layers") or 0), int(drop or 0))
+        return mergeform.solar_ranges(
+            modelview.layers(model, self.services.store.models.list()), int(drop or 0)
+        )
 
     def take_recipe(self, recipe: str, written: str, is_used: bool) -> Any:
         """Use the text in the box as soon as somebody changes what the form wrote there."""
         return gr.Checkbox(value=True) if recipe.strip() and recipe != written and not is_used else gr.skip()
+
+    def leave_recipe(self, is_used: bool, written: str) -> Any:
+        """Put the form's own text back when somebody returns to the form."""
+        return gr.skip() if is_used else written
 
     def check(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
         """Say what will come out, or what stands in the way, beside the field it concerns."""
@@ -305,9 +320,10 @@ class _Merge:
                 *_lines(problems, is_recipe=bool(filled.recipe)), gr.skip(), gr.skip(),
                 gr.Button(interactive=False),
             )  # fmt: skip
+        before, stands = given[-1], given[_RECIPE_PLACE]
         written = gr.skip() if filled.recipe else write_recipe(spec)
-        # What stands there already is not sent: somebody may be pasting over it just now.
-        recipe = gr.skip() if written == given[_RECIPE_PLACE] else written
+        # What somebody is pasting over the form's text just now is theirs.
+        recipe = written if stands in ("", before) and stands != written else gr.skip()
         return (
             mergeform.plan_html(plan), gr.Column(visible=True), mergeform.heat_map(plan),
             *_lines([], is_recipe=bool(filled.recipe)), recipe, written, gr.Button(interactive=True),
