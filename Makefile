@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test test-unit test-faults check demo bench screenshots clean
+.PHONY: run test test-unit test-faults reliability check demo bench screenshots clean
 
 run: .venv
 	@echo "Fetching the starter model (93 MB, once) ..."
@@ -26,13 +26,16 @@ run: .venv
 	@touch .venv .venv/dev
 
 test: .venv/dev chromium servers
-	$(BIN)/python -m pytest tests -m "not gpu"
+	$(BIN)/python -m pytest tests -m "not gpu and not slow"
 
 test-unit: .venv/dev
 	$(BIN)/python -m pytest tests -m "not browser and not fault and not server and not starter and not gpu"
 
 test-faults: .venv/dev servers
-	$(BIN)/python -m pytest tests -m fault
+	$(BIN)/python -m pytest tests/faults -m "not gpu"
+
+reliability: .venv/dev
+	$(BIN)/python -m pytest tests/faults --collect-only -q --write-cases docs/reliability.md
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""A lab of its own for every fault test, empty or with models in it."""
+"""A lab of its own for every fault test, empty or with models in it; and the table of all faults."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from case_table import read_cases, with_table
 from tiny_models import Bench
 from worked_lab import LEASE_SECONDS, Lab, family, stock_model
 
@@ -14,6 +15,23 @@ from lab.core.settings import Settings
 from lab.core.store import Store
 from lab.core.store.rows import DatasetRow
 from workers.queue import make_bells
+
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-cases", type=Path, help="write the table of faults into this page")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark everything here as a fault, and write the table if asked."""
+    here = [item for item in items if item.path.is_relative_to(HERE)]
+    for item in here:
+        item.add_marker(pytest.mark.fault)
+        item.add_marker(pytest.mark.server)
+    page: Path | None = config.getoption("--write-cases", None)
+    if page:
+        page.write_text(with_table(page.read_text(), read_cases(here, HERE.parents[1])))
 
 
 @pytest.fixture
