@@ -206,8 +206,7 @@ def clear_table(store: Store, catalog: Catalog, jobs_folder: Path) -> None:
             catalog.delete(row.name)
     for data in store.datasets.list():
         if is_over(data.owner, data.created):
-            catalog.dataset(data.name).unlink(missing_ok=True)
-            store.datasets.delete(data.name)
+            catalog.delete_dataset(data.name)
     for job in store.jobs.list(states=TERMINAL, limit=1000):
         if is_over(job.owner, job.finished):
             shutil.rmtree(jobs_folder / job.id, ignore_errors=True)

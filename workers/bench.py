@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from lab.core.job import Device, Outcome, Run, Shelf
+from lab.core.job import Device, Outcome, Run
 from lab.core.lastwords import log_of
 from lab.core.settings import Settings
 from lab.core.spec import JobSpec
@@ -16,6 +16,9 @@ from lab.core.store import Store
 from lab.core.store.rows import JobRow
 from workers.failpoints import Failpoints
 from workers.lane import LanePlan
+
+if TYPE_CHECKING:
+    from lab.models.catalog import Catalog
 
 
 class RunsJobs(Protocol):
@@ -63,7 +66,7 @@ class Bench:
 
     settings: Settings
     store: Store
-    shelf: Shelf
+    shelf: "Catalog"
     kinds: Mapping[str, RunsJobs]
     parse_spec: Callable[[Mapping[str, Any]], JobSpec]
     devices: ComputesOn

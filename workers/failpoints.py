@@ -13,9 +13,10 @@ from pathlib import Path
 from lab.core.errors import BadInput
 
 DEEDS = ("kill", "raise", "sleep", "enospc")
-PLACES = ("claimed", "started", "breathe", "worked", "placed")
-"""In order: claimed, not yet in a process; about to run; at a breath; run, not yet published; published,
-not yet committed."""
+PLACES = ("popped", "claimed", "started", "breathe", "worked", "packed", "uploaded", "placed")
+"""In order: rung for, not yet claimed; claimed, not yet in a process; about to run; at a breath; run, not yet
+sealed; sealed, not yet published; in the object store (where there is one), nowhere else yet; published, not
+yet committed."""
 SLEEP_SECONDS = 3600.0
 
 

@@ -2,19 +2,24 @@
 
 Each model is sealed with its manifest, the whole shipment is written down, the folders are renamed into
 place, and the caller commits. An attempt that finds a shipment written down begins at the renaming.
+With an object store the folders are uploaded before the renaming, each under a key that nobody opens
+until the commit names it.
 """
 
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lab.core.errors import BadInput
 from lab.core.job import NewModel, Outcome
 from lab.core.store.rows import JobRow, ModelRow
-from lab.models.publish import finish, model_row, place, read_manifest
+from lab.models.hostcache import Borrower
+from lab.models.publish import finish, model_row, place, put_aside, read_manifest
+from lab.models.storeroom import Storeroom, Watcher
 
 NOTE = "shipment.json"
 
@@ -84,6 +89,33 @@ class Shipment:
     def scores(self) -> tuple[Mapping[str, Any], ...]:
         """The figures that the job measured, for the table of scores."""
         return tuple(self.summary.get("scores", ()))
+
+    def upload(self, room: Storeroom, shelf: Path, borrower: Borrower) -> None:
+        """Bring the models to the object store, and clear their places of this host's older copies.
+
+        Args:
+            room: the store.
+            shelf: the folder of models of this host.
+            borrower: told how it goes; makes sure between chunks that the job is still ours.
+
+        Raises:
+            JobFailed: the store does not answer.
+        """
+        for parcel in self.parcels:
+            folder = Path(parcel.folder) if parcel.is_in(Path(parcel.folder)) else shelf / parcel.name
+            manifest, done = read_manifest(folder), 0
+
+            def told(count: int, name: str = parcel.name, total: int = manifest.size_bytes) -> None:
+                nonlocal done
+                done = min(done + count, total)
+                borrower.tell(
+                    done / max(total, 1), f"uploading {name} to the store, {done / max(total, 1):.0%}"
+                )
+
+            watcher = Watcher(told, borrower.breathe)
+            borrower.patiently(partial(room.put_model, folder, manifest, watcher))
+            if not parcel.is_in(shelf / parcel.name):
+                put_aside(shelf / parcel.name, shelf)
 
     def place(self, shelf: Path, owner: str) -> list[ModelRow]:
         """Rename the folders into place, those that are not there yet, and return their rows.

@@ -13,8 +13,7 @@ from lab.core.lastwords import last_lines, log_of
 from lab.core.settings import Settings
 from lab.core.spec import Lane
 from lab.core.store import Store
-from lab.core.store.rows import LIVE
-from lab.models.publish import sweep
+from lab.models.janitor import Janitor
 from workers.lane import LanePlan
 from workers.queue import Bell
 
@@ -22,7 +21,6 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 600.0
 LEFTOVER_SECONDS = 3600.0
-MOST_LIVE_JOBS = 100_000
 
 
 class Reaper:
@@ -48,6 +46,7 @@ class Reaper:
     ) -> None:
         self._settings, self._store, self._bells, self._plan = settings, store, bells, plan
         self._beat, self._wake = beat, wake
+        self._janitor = Janitor(settings, store)
         self._ended = threading.Event()
         self._last_round = time.monotonic()
         self._last_sweep = float("-inf")
@@ -72,7 +71,7 @@ class Reaper:
         self._ring_again()
         if time.monotonic() - self._last_sweep > SWEEP_SECONDS:
             self._last_sweep = time.monotonic()
-            self._sweep()
+            self._janitor.sweep(older_than=LEFTOVER_SECONDS)
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -104,9 +103,3 @@ class Reaper:
         mine = [row for row in stale if row.lane == self._plan.lane]
         if mine and not bell.waiting() and not bell.ring(mine[0].id):
             self._wake()
-
-    def _sweep(self) -> None:
-        """Remove what dead attempts left behind an hour ago or more."""
-        models = {row.name for row in self._store.models.list()}
-        live = {row.id for row in self._store.jobs.list(states=LIVE, limit=MOST_LIVE_JOBS)}
-        sweep(self._settings.models, self._settings.jobs, models, live, older_than=LEFTOVER_SECONDS)

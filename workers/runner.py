@@ -7,8 +7,8 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from lab.core.events import EventBuffer
 from lab.core.lastwords import LastWords, last_lines
 from lab.core.store import Success
 from lab.core.store.rows import JobRow
+from lab.models.hostcache import Borrower
 from workers.attempt import Attempt
 from workers.bench import Bench
 from workers.endings import Ending, ending_of
@@ -24,6 +25,7 @@ from workers.orders import Asked
 from workers.publishing import Shipment
 
 RETRY_SECONDS = 0.5
+STORE_PATIENCE_SECONDS = 600.0
 
 T = TypeVar("T")
 
@@ -40,7 +42,8 @@ def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> None:
         lambda batch: _patiently(asked, partial(bench.store.jobs.append, job_id, attempt, batch))
     )
     try:
-        success = _work(bench, _attempt_of(bench, row, asked, events))
+        with _borrowing(bench, _attempt_of(bench, row, asked, events)) as job:
+            success = _work(bench, job)
         events.close()
         _patiently(asked, partial(bench.store.jobs.succeed, job_id, attempt, success))
     except Fenced:
@@ -88,6 +91,17 @@ def _attempt_of(bench: Bench, row: JobRow, asked: Asked, events: EventBuffer) ->
     )
 
 
+@contextmanager
+def _borrowing(bench: Bench, job: Attempt) -> Iterator[Attempt]:
+    """Let a job hold the models that it opens, so that none is evicted from this host meanwhile."""
+    borrower = Borrower(job.progress, job.breathe, STORE_PATIENCE_SECONDS)
+    job.shelf = bench.shelf.lent_to(borrower)
+    try:
+        yield job
+    finally:
+        borrower.give_back()
+
+
 def _work(bench: Bench, job: Attempt) -> Success:
     """Run the job unless an earlier attempt finished it, then publish its models."""
     _patiently(job.asked, partial(bench.store.jobs.name_device, job.id, job.attempt, job.device.words))
@@ -100,6 +114,11 @@ def _work(bench: Bench, job: Attempt) -> Success:
         bench.failpoints.reach("worked")
         job.check_ownership()
         shipment = Shipment.pack(outcome, job.row, job.folder, job.check_ownership)
+        bench.failpoints.reach("packed")
+    if bench.shelf.room:
+        borrower = Borrower(job.progress, job.check_ownership, STORE_PATIENCE_SECONDS)
+        shipment.upload(bench.shelf.room, bench.settings.models, borrower)
+        bench.failpoints.reach("uploaded")
     job.check_ownership()
     models = shipment.place(bench.settings.models, job.row.owner)
     bench.failpoints.reach("placed")

@@ -87,6 +87,8 @@ def _environment(settings: Settings) -> dict[str, str]:
         "LAB_DATABASE_URL": settings.database_url,
         "LAB_QUEUE_URL": settings.queue_url,
         "LAB_QUEUE_KEY": settings.queue_key,
+        "LAB_STORE_URL": settings.store_url,
+        "LAB_CACHE_GB": str(settings.cache_gb),
         "LAB_DEVICES": settings.devices,
         "LAB_THREADS": str(settings.threads),
     }

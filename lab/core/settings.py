@@ -23,6 +23,9 @@ class Settings(BaseSettings):
         queue_url: `redis://...` of the bell between web and workers; empty means the queue follows the
             database.
         queue_key: signs the messages of a queue that other machines reach; the same text on every host.
+        store_url: `s3://...` (or any URL of fsspec) of the object store for models and datasets, for hosts
+            that share no folder; empty keeps them in the data folder.
+        cache_gb: how many gigabytes of models a host keeps of the object store; 0 keeps all.
         workers: whether app.py starts the workers beside the page.
         devices: devices to use, comma separated; empty means all.
         threads: CPU threads a job may use; 0 shares the cores among running jobs.
@@ -38,6 +41,8 @@ class Settings(BaseSettings):
     database_url: str = ""
     queue_url: str = ""
     queue_key: str = ""
+    store_url: str = ""
+    cache_gb: float = Field(default=50.0, ge=0)
     workers: bool = True
     devices: str = ""
     threads: int = Field(default=0, ge=0, le=1024)

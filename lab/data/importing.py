@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -29,7 +29,12 @@ SHOWN_ROWS = 20
 
 
 def import_dataset(
-    path: Path, name: str, owner: str, store: Store, datasets_dir: Path
+    path: Path,
+    name: str,
+    owner: str,
+    store: Store,
+    datasets_dir: Path,
+    keep: Callable[[DatasetRow, Path], None] = lambda *_: None,
 ) -> tuple[DatasetRow, Verdict]:
     """Check a file and keep its good rows as a dataset of the lab.
 
@@ -39,6 +44,7 @@ def import_dataset(
         owner: whose it is.
         store: where it is listed.
         datasets_dir: the folder where its file goes, as `<name>.jsonl`.
+        keep: brings the file to where other hosts find it, before it is listed.
 
     Returns:
         The listed dataset, and the verdict with the first rows kept and every bad row's reason.
@@ -59,6 +65,7 @@ def import_dataset(
             target = draft.replace(datasets_dir / f"{name}.jsonl")
             undo.callback(target.unlink, missing_ok=True)
             sync(datasets_dir)
+            keep(row, target)
             listed = store.datasets.insert(row)
             undo.pop_all()
     except OSError as error:

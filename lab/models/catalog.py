@@ -1,21 +1,27 @@
 """The models of the lab by name: their folders, their facts, and who came from whom.
 
 A model is what the database lists; its folder must be there and carry the manifest that the row
-names. A folder without a row is never shown; a row without its folder is shown as missing.
+names. A folder without a row is never shown; a row without its folder is shown as missing. With an
+object store the folders of a host are its cache, and are fetched when they are asked for.
 """
 
+import copy
 import hashlib
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from lab.core.errors import NotFound
+from lab.core.errors import NotFound, Unavailable
+from lab.core.files import is_idle
 from lab.core.settings import Settings
 from lab.core.store import Store
-from lab.core.store.rows import ModelRow
+from lab.core.store.rows import DatasetRow, ModelRow
+from lab.models.hostcache import Borrower, HostCache
 from lab.models.publish import MANIFEST, to_trash
+from lab.models.storeroom import Storeroom, dataset_key, key_of
 
 
 @dataclass(frozen=True)
@@ -54,20 +60,48 @@ class Catalog:
     Args:
         store: lists them.
         settings: says where their folders are.
+
+    Raises:
+        BadInput: the object store's URL can't be used.
     """
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
+        self._cache = HostCache(settings, Storeroom(settings.store_url)) if settings.store_url else None
+        self._borrower = Borrower()
+        self._is_for_checks = False
+
+    @property
+    def room(self) -> Storeroom | None:
+        """The object store, where the lab has one."""
+        return self._cache.room if self._cache else None
+
+    def lent_to(self, borrower: Borrower) -> "Catalog":
+        """Return the same shelf for somebody who is told of downloads and holds what they opened."""
+        lent = copy.copy(self)
+        lent._borrower = borrower
+        return lent
+
+    def for_checks(self) -> "Catalog":
+        """Return the same shelf for somebody who reads configs and headers only: no weights are fetched."""
+        narrow = copy.copy(self)
+        narrow._is_for_checks = True
+        return narrow
 
     def model(self, ref: str) -> Path:
         """Return the folder of a model.
 
         Raises:
             UnknownName: there is no such model; the nearest name is suggested.
-            NotFound: it is listed but its folder is missing or was changed.
+            NotFound: it is listed but its folder is missing or was changed, or the object store lacks it.
+            BadInput: a file in the object store is damaged.
+            JobFailed, Unavailable: the disk is full, or the object store does not answer.
         """
         row = self._store.models.get(ref)
+        if self._cache is not None:
+            find = self._cache.outline if self._is_for_checks else self._cache.model
+            return find(row, self._borrower)
         if fault := self._fault(row):
             raise NotFound(
                 fault, "A model's folder stays as it was published.", "Delete the model and make it again."
@@ -81,7 +115,10 @@ class Catalog:
             UnknownName: there is no such dataset; the nearest name is suggested.
             NotFound: it is listed but its file is gone.
         """
-        name = self._store.datasets.get(ref).name
+        row = self._store.datasets.get(ref)
+        if self._cache is not None:
+            return self._cache.dataset(row, self._borrower)
+        name = row.name
         file = self._settings.datasets / f"{name}.jsonl"
         if not file.is_file():
             raise NotFound(f"The file of the dataset {name!r} is gone.", "", "Delete it and upload it again.")
@@ -125,10 +162,34 @@ class Catalog:
         Raises:
             UnknownName: there is none of that name.
         """
-        folder = self._folder(self._store.models.get(name))
+        row = self._store.models.get(name)
+        folder = self._folder(row)
         self._store.models.delete(name)
         if folder.is_dir():
-            shutil.rmtree(to_trash(folder, self._settings.models), ignore_errors=True)
+            gone = to_trash(folder, self._settings.models)
+            if is_idle(gone):
+                shutil.rmtree(gone, ignore_errors=True)
+        self._remove_from_store(key_of(row))
+
+    def keep_dataset(self, row: DatasetRow, file: Path) -> None:
+        """Bring the file of a dataset, before it is listed, to where every host finds it.
+
+        Raises:
+            Unavailable: the object store does not answer.
+        """
+        if self._cache is not None:
+            self._cache.room.put_file(file, dataset_key(row), row.sha256)
+
+    def delete_dataset(self, name: str) -> None:
+        """Delete a dataset: it leaves the list and its file the disk.
+
+        Raises:
+            UnknownName: there is none of that name.
+        """
+        row = self._store.datasets.get(name)
+        self._store.datasets.delete(name)
+        (self._settings.datasets / f"{name}.jsonl").unlink(missing_ok=True)
+        self._remove_from_store(dataset_key(row))
 
     def list(self) -> list[CatalogEntry]:
         """Return every listed model, newest first."""
@@ -141,10 +202,18 @@ class Catalog:
             CatalogEntry(row, self._folder(row), self._fault(row), children.get(row.name, ())) for row in rows
         ]
 
+    def _remove_from_store(self, key: str) -> None:
+        """Remove what is no longer listed; the janitor does it when the store does not answer now."""
+        if self._cache is not None:
+            with suppress(Unavailable):
+                self._cache.room.remove(key)
+
     def _folder(self, row: ModelRow) -> Path:
         return self._settings.models / row.name
 
     def _fault(self, row: ModelRow) -> str:
+        if self._cache is not None:
+            return ""  # fetched and checked when it is opened
         folder = self._folder(row)
         manifest = folder / MANIFEST
         if folder.is_symlink() or not folder.is_dir():

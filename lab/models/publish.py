@@ -19,7 +19,7 @@ from platform import python_version
 from typing import Any, BinaryIO
 
 from lab.core.errors import BadInput, Conflict, JobFailed
-from lab.core.files import sync
+from lab.core.files import is_idle, sync
 from lab.core.job import NewModel
 from lab.core.store.rows import ModelRow
 from lab.models.config import read_json
@@ -209,6 +209,12 @@ def to_trash(folder: Path, models_dir: Path) -> Path:
     return place_in_trash
 
 
+def put_aside(folder: Path, models_dir: Path) -> None:
+    """Clear the place of a model of whatever lies there, where the folders are only copies of a store's."""
+    if os.path.lexists(folder):
+        to_trash(folder, models_dir)
+
+
 def sweep(
     models_dir: Path,
     jobs_dir: Path,
@@ -237,11 +243,13 @@ def sweep(
             folder.name not in known_names
             and not folder.name.startswith(".")
             and not _has_job(folder, live_jobs)
+            and is_idle(folder)
         ):
             to_trash(folder, models_dir)
             gone.append(folder.name)
     for folder in _old_folders(models_dir / TRASH, before):
-        shutil.rmtree(folder, ignore_errors=True)
+        if is_idle(folder):
+            shutil.rmtree(folder, ignore_errors=True)
     for job in _old_folders(jobs_dir, before):
         if job.name not in live_jobs:
             shutil.rmtree(job / "work", ignore_errors=True)

@@ -6,6 +6,7 @@ Runs in the web process; needs no model.
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,7 +20,15 @@ from lab.score.metric import Reads
 from lab.score.tasks import read_documents, read_questions
 
 
-def keep_file(path: Path, name: str, reads: Reads, owner: str, store: Store, folder: Path) -> DatasetRow:
+def keep_file(
+    path: Path,
+    name: str,
+    reads: Reads,
+    owner: str,
+    store: Store,
+    folder: Path,
+    keep: Callable[[DatasetRow, Path], None] = lambda *_: None,
+) -> DatasetRow:
     """Check a file to score on and keep it under a name.
 
     Args:
@@ -29,6 +38,7 @@ def keep_file(path: Path, name: str, reads: Reads, owner: str, store: Store, fol
         owner: whose it is.
         store: where it is listed.
         folder: the folder of datasets, where it goes as `<name>.jsonl`.
+        keep: brings the file to where other hosts find it, before it is listed.
 
     Raises:
         BadInput: the name can't be used, or the file has lines that can't be scored. Nothing is kept then.
@@ -45,6 +55,7 @@ def keep_file(path: Path, name: str, reads: Reads, owner: str, store: Store, fol
     row = DatasetRow(name, owner, facts, len(data), hashlib.sha256(data).hexdigest(), 0.0)
     with ExitStack() as undo:
         undo.callback(target.unlink, missing_ok=True)
+        keep(row, target)
         listed = store.datasets.insert(row)
         undo.pop_all()
     return listed

@@ -114,7 +114,8 @@ class _Data:
         store = self.services.store
         name = free_name(wish, [row.name for row in store.datasets.list()])
         try:
-            row, verdict = import_dataset(file, name, who.name, store, self.services.settings.datasets)
+            folder, keep = self.services.settings.datasets, self.services.catalog.keep_dataset
+            row, verdict = import_dataset(file, name, who.name, store, folder, keep)
         except LabError as error:
             return gr.skip(), widgets.problem_list(problems_of(error))
         return self._chosen(datasets(self.services, who), row, dataview.verdict_html(row, verdict))

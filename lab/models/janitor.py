@@ -1,0 +1,77 @@
+"""Removes what dead attempts and deleted models left behind, on this host and in the object store.
+
+Every host runs one; they do no harm beside each other.
+"""
+
+import time
+
+from lab.core.errors import Unavailable
+from lab.core.settings import Settings
+from lab.core.store import Store
+from lab.core.store.rows import LIVE
+from lab.models.hostcache import HostCache
+from lab.models.publish import sweep
+from lab.models.storeroom import DATASETS, MODELS, Storeroom, dataset_key, key_of
+
+MOST_LIVE_JOBS = 100_000
+
+
+class Janitor:
+    """Makes one round when it is told to.
+
+    Args:
+        settings: where the folders are.
+        store: knows what is listed and which jobs live.
+    """
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings, self._store = settings, store
+        self._room = Storeroom(settings.store_url) if settings.store_url else None
+        self._suspects: dict[str, float] = {}
+
+    def sweep(self, older_than: float) -> None:
+        """Remove leftovers that are older than so many seconds.
+
+        A key of the object store is as old as this janitor has known it to be nobody's: by no clock but
+        its own, which only grows.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        found = self._keys()  # first: what is listed or begun after this is not among them
+        live = {row.id for row in self._store.jobs.list(states=LIVE, limit=MOST_LIVE_JOBS)}
+        models = self._store.models.list()  # after the jobs: one that has just ended is listed here
+        names = {row.name for row in models}
+        sweep(self._settings.models, self._settings.jobs, names, live, older_than)
+        if self._room:
+            listed = {key_of(row) for row in models}
+            listed |= {dataset_key(row) for row in self._store.datasets.list()}
+            self._sweep_store({key for key in found - listed if _job_of(key) not in live}, older_than)
+            cache = HostCache(self._settings, self._room)
+            cache.forget_outlines({row.manifest_sha256 for row in models})
+            cache.evict(0)
+
+    def _keys(self) -> set[str]:
+        if not self._room:
+            return set()
+        try:
+            return {*self._room.keys(MODELS), *self._room.keys(DATASETS)}
+        except Unavailable:
+            return set()  # the next round sees them
+
+    def _sweep_store(self, unlisted: set[str], older_than: float) -> None:
+        assert self._room
+        now = time.monotonic()
+        self._suspects = {key: self._suspects.get(key, now) for key in unlisted}
+        for key, since in list(self._suspects.items()):
+            if now - since >= older_than:
+                try:
+                    self._room.remove(key)
+                except Unavailable:
+                    return
+                del self._suspects[key]
+
+
+def _job_of(key: str) -> str:
+    """Return the job that uploads to a key; nothing for a dataset's, which comes from a page."""
+    return key.split("@")[1] if key.startswith(f"{MODELS}/") else ""
