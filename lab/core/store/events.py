@@ -20,6 +20,13 @@ class Events:
         """Return the events of a job that come after a sequence number, in order."""
         return self._read((events.c.job_id == job_id) & (events.c.seq > seq), limit)
 
+    def newest(self, job_id: str, limit: int) -> list[Event]:
+        """Return the last of what a job told in words, in order: no piece of an answer and no figure."""
+        is_words = events.c.kind.not_in(("delta", "metric"))
+        last = select(events.c.seq).where((events.c.job_id == job_id) & is_words)
+        last = last.order_by(events.c.seq.desc()).limit(limit)
+        return self._read((events.c.job_id == job_id) & events.c.seq.in_(last), limit)
+
     def states(self, job_id: str, limit: int = 1000) -> list[Event]:
         """Return what a job told of its states, in order, however much else it said."""
         return self._read((events.c.job_id == job_id) & (events.c.kind == "state"), limit)

@@ -15,11 +15,9 @@ from lab.ui import form, modelview, widgets
 from lab.ui.pages import scores
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services, Who
+from lab.ui.tailing import catch_up, tail
 from lab.ui.transcript import Transcript, columns_html, empty_columns
 from lab.ui.words import listed
-
-TAIL_SECONDS = 0.125
-"""Eight updates a second at most, all columns in one."""
 
 _SHOWN = ("temperature", "seed", "max_new_tokens")
 _FOLDED = ("top_p", "top_k", "repetition_penalty")
@@ -191,21 +189,13 @@ class _Compare:
         heads = modelview.heads(modelview.visible(self.services.store, who), job.spec["models"])
         transcript = Transcript.of(job.spec)
         is_first = True
-        while True:
-            job = await asyncio.to_thread(self.services.store.jobs.get, job.id)
-            events = await asyncio.to_thread(self.services.desk.follow, job.id, transcript.seq)
-            if transcript.add(events) or is_first or job.is_terminal:
-                if job.is_terminal:
-                    transcript.close()
-                elapsed = max(self.services.store.database.time() - job.created, 0.0)
-                html = columns_html(job.id, job.spec, transcript, heads, elapsed)
-                told = self._told(html, job.id, gr.skip(), _faults(job), is_live=not job.is_terminal)
-                # Only the first update clears earlier problems: what was said meanwhile stays.
-                yield told if is_first or _faults(job) else self._without_problems(told)
-                is_first = False
-            if job.is_terminal:
-                return
-            await asyncio.sleep(TAIL_SECONDS)
+        async for now in tail(self.services.desk, job, transcript):
+            elapsed = max(await asyncio.to_thread(self.services.store.database.time) - now.created, 0.0)
+            html = columns_html(now.id, now.spec, transcript, heads, elapsed)
+            told = self._told(html, now.id, gr.skip(), _faults(now), is_live=not now.is_terminal)
+            # Only the first update clears earlier problems: what was said meanwhile stays.
+            yield told if is_first or _faults(now) else self._without_problems(told)
+            is_first = False
 
     def _told(
         self, html: Any, run: Any, question: Any, problems: list[Problem], *, is_live: bool
@@ -225,7 +215,7 @@ class _Compare:
 
     def _transcript(self, job: JobRow) -> Transcript:
         transcript = Transcript.of(job.spec)
-        transcript.add(self.services.desk.follow(job.id, 0))
+        catch_up(self.services.desk, job, transcript)
         return transcript
 
     def _linked(self, request: gr.Request) -> JobRow | None:

@@ -95,7 +95,7 @@ class _Jobs:
         return list(self.services.store.jobs.list(owner=who.name if who.is_visitor else None))
 
     def _detail(self, job: JobRow, mine: str) -> str:
-        events = self.services.desk.follow(job.id, 0)
+        events = self.services.store.events.newest(job.id, jobview.MOST_EVENTS)
         tried = attempts_of(job, self.services.store.events.states(job.id))
         folder = self.services.settings.jobs
         attempts = attempts_html(job, tried, lambda number: last_lines(log_of(folder, job.id, number)))

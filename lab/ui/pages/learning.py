@@ -10,6 +10,7 @@ from lab.ui import charts, jobview, modelview, widgets
 from lab.ui.pages.running import Running
 from lab.ui.redraw import Seen, only_changed
 from lab.ui.services import Services
+from lab.ui.tailing import Curves
 from lab.ui.words import time_left
 
 Lines = Mapping[str, Sequence[charts.Point]]
@@ -26,6 +27,7 @@ class Learning(Running):
 
     def __init__(self, services: Services, inputs: list[Any], outputs: list[Any]) -> None:
         super().__init__(services, "tune", "job_tune", self._links)
+        self.curves = Curves(services.desk)
         self.inputs = inputs
         self.outputs = outputs
 
@@ -39,10 +41,10 @@ class Learning(Running):
         job = self.job(job_id)
         if job is None:
             return *(gr.skip() for _ in range(5)), seen
-        events = self.services.desk.follow(job.id, 0)
-        lines = charts.series(events)
+        lines = self.curves.of(job)
+        said = self.services.store.events.newest(job.id, jobview.MOST_EVENTS)
         figure = charts.loss_chart(lines) if lines else None
-        log = widgets.fold("Log", jobview.event_list(events), f"tune-log-{job.id}")
+        log = widgets.fold("Log", jobview.event_list(said), f"tune-log-{job.id}")
         card, chips, shown, log, digests = only_changed(
             seen, self.html(job_id), _chips(job, lines), figure, log
         )

@@ -18,6 +18,7 @@ from lab.score.tasks import LABELS, SHIPPED_CHOICES, SHIPPED_TEXT
 from lab.ui import charts, jobview, modelview, widgets
 from lab.ui.redraw import Part, Seen, only_changed, when_page_opens
 from lab.ui.services import Services, Who
+from lab.ui.tailing import Curves
 
 _NONE = "(none)"
 
@@ -82,6 +83,7 @@ class _Scores:
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        self.curves = Curves(services.desk)
 
     def open(
         self, models: list[str], questions: str, texts: str, seen: Seen, request: gr.Request
@@ -147,7 +149,8 @@ class _Scores:
         store, file = self.services.store, Path(path)
         name = free_name(modelview.name_of(file.stem), [row.name for row in store.datasets.list()])
         try:
-            row = keep_file(file, name, reads, who.name, store, self.services.settings.datasets)
+            folder, keep = self.services.settings.datasets, self.services.catalog.keep_dataset
+            row = keep_file(file, name, reads, who.name, store, folder, keep)
         except LabError as error:
             return gr.skip(), widgets.problem_list(problems_of(error))
         return self._offer(reads, row.name, who), ""
@@ -174,7 +177,7 @@ class _Scores:
     def _live_figures(self, job: JobRow | None) -> Mapping[str, float]:
         if job is None or job.state not in LIVE:
             return {}
-        lines = charts.series(self.services.desk.follow(job.id, 0))
+        lines = self.curves.of(job)
         return {name: points[-1][1] for name, points in lines.items() if points[-1][1] is not None}
 
     def _status(self, job: JobRow | None, chosen: Sequence[str]) -> str:

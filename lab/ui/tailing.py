@@ -1,0 +1,101 @@
+"""Reading a job's story to its end, however long it is, in pages of bounded size.
+
+A reader holds the number of the last event that it has. Whatever happens to it, a reload, a second tab, a
+slept laptop, another web server, it goes on after that number; the job never notices.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+
+from lab.core.events import Event
+from lab.core.store.rows import JobRow
+from lab.jobs import Desk
+from lab.ui import charts
+from lab.ui.transcript import Transcript
+
+TAIL_SECONDS = 0.125
+"""Eight updates a second at most, all columns in one."""
+
+CURVES_KEPT = 16
+
+
+async def tail(desk: Desk, job: JobRow, transcript: Transcript) -> AsyncIterator[JobRow]:
+    """Keep a transcript up to date and yield the job's row at every change, until the job ends.
+
+    A reader that is slow, or was asleep, gets all that was said meanwhile in one update.
+
+    Args:
+        desk: follows the job.
+        job: a comparison.
+        transcript: takes in what the job says; may hold a part of it already.
+    """
+    is_first = True
+    while True:
+        job, is_news = await asyncio.to_thread(_look, desk, job.id, transcript)
+        if job.is_terminal:
+            transcript.close()
+        if is_news or is_first or job.is_terminal:
+            yield job
+        if job.is_terminal:
+            return
+        is_first = False
+        await asyncio.sleep(TAIL_SECONDS)
+
+
+def catch_up(desk: Desk, job: JobRow, transcript: Transcript) -> bool:
+    """Take in all that a job had said when its row was read; return whether there was anything new."""
+    is_news = False
+    for page in pages_after(desk, job, transcript.seq):
+        is_news = transcript.add(page) or is_news
+    return is_news
+
+
+def pages_after(desk: Desk, job: JobRow, seq: int) -> Iterator[Sequence[Event]]:
+    """Read what a job had said after an event when its row was read, page by page."""
+    while seq < job.last_seq and (page := desk.follow(job.id, seq)):
+        yield page
+        seq = page[-1].seq
+
+
+def _look(desk: Desk, job_id: str, transcript: Transcript) -> tuple[JobRow, bool]:
+    """Read the row first: of a job that has ended, all was said before."""
+    job = desk.store.jobs.get(job_id)
+    return job, catch_up(desk, job, transcript)
+
+
+@dataclass
+class _Curve:
+    seq: int = 0
+    told: list[Event] = field(default_factory=list)
+    lines: Mapping[str, Sequence[charts.Point]] = field(default_factory=dict)
+
+
+class Curves:
+    """What jobs measured, as lines for charts. Each event is read once, however often the chart is drawn.
+
+    Args:
+        desk: follows the jobs.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._known: OrderedDict[str, _Curve] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, job: JobRow) -> Mapping[str, Sequence[charts.Point]]:
+        """Return a job's lines by name, as `charts.series` does."""
+        with self._lock:
+            curve = self._known.setdefault(job.id, _Curve())
+            self._known.move_to_end(job.id)
+            if len(self._known) > CURVES_KEPT:
+                self._known.popitem(last=False)
+            for page in pages_after(self._desk, job, curve.seq):
+                curve.seq = page[-1].seq
+                curve.told += [event for event in page if event.kind == "metric"]
+                curve.lines = {}
+            if not curve.lines:
+                curve.lines = charts.series(curve.told)
+            return curve.lines
