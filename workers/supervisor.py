@@ -75,6 +75,7 @@ class Supervisor:
         place = self._places.get()
         try:
             while not self.stopping.is_set():
+                self._failpoints.reach("popped")
                 row = self._store.jobs.claim(self._plan.lane, self._worker_id, self.device)
                 if row is None:
                     return

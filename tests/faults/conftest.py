@@ -1,6 +1,7 @@
 """A lab of its own for every fault test, empty or with models in it; and the table of all faults."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -8,8 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 from case_table import read_cases, with_table
+from servers import Backend, open_backend
 from tiny_models import Bench
-from worked_lab import LEASE_SECONDS, Lab, family, stock_model
+from worked_lab import LEASE_SECONDS, Lab, stock_model
 
 from lab.core.settings import Settings
 from lab.core.store import Store
@@ -17,6 +19,7 @@ from lab.core.store.rows import DatasetRow
 from workers.queue import make_bells
 
 HERE = Path(__file__).parent
+ORPHANS_SECONDS = 10.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,22 +38,43 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    """A fresh lab; whatever was started is ended afterwards."""
-    settings = Settings(data=tmp_path / "data")
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    """A fresh lab, on SQLite unless a test names another backend ("own redis" is one that it may kill).
+
+    Its consumers are killed afterwards, and nothing of theirs may live on.
+    """
+    named = getattr(request, "param", "sqlite")
+    for backend in open_backend(request, named.removeprefix("own "), own=named.startswith("own ")):
+        lab = _open_lab(backend.settings(tmp_path / "data"), backend)
+        yield lab
+        orphans = _end(lab)
+        lab.store.close()
+        for bell in lab.bells.values():
+            bell.close()
+        assert not orphans, "these lived on when their consumers were killed"
+
+
+def _open_lab(settings: Settings, backend: Backend) -> Lab:
     settings.make_folders()
     store = Store(settings.database, lease_seconds=LEASE_SECONDS)
     store.database.migrate()
-    lab = Lab(settings, store, make_bells(settings))
-    yield lab
+    return Lab(settings, store, make_bells(settings), backend)
+
+
+def _end(lab: Lab) -> list[psutil.Process]:
+    """Kill a lab's consumers, and return (and kill) what they leave behind that does not end by itself."""
     for process in lab.consumers:
-        for one in family(psutil.Process(process.pid)) if process.poll() is None else []:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
+        process.kill()
         process.wait()
         assert process.stdin is not None
         process.stdin.close()
-    store.close()
+    deadline = time.monotonic() + ORPHANS_SECONDS
+    while (orphans := lab.processes()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for one in orphans:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    return orphans
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """What happens when processes die, hang or race: toy jobs, real processes, short leases."""
 
-import signal
 import sqlite3
 import sys
-import time
 
 import psutil
 import pytest
@@ -17,59 +15,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.server, pytest.mark.timeout(60)]
 LONG = ToySpec(steps=1000, step_seconds=0.05)
 
 
-def assert_each_step_once(lab: Lab, job_id: str, steps: int) -> None:
-    done = [step for step, _, _ in lab.steps(job_id)]
-    assert sorted(set(done)) == list(range(steps))
-    assert len(done) <= steps + lab.row(job_id).crash_count  # a crash repeats the step it cut off, no more
-
-
-def suspend_between_writes(lab: Lab, processes: list[psutil.Process]) -> None:
-    """Stop processes at a moment when none of them holds SQLite's one write lock."""
-    while True:
-        for process in processes:
-            process.suspend()
-        try:
-            with sqlite3.connect(lab.settings.data / "lab.db", timeout=0.2, isolation_level=None) as probe:
-                probe.execute("begin immediate")
-                probe.execute("rollback")
-        except sqlite3.OperationalError:
-            for process in processes:
-                process.resume()
-            time.sleep(0.01)
-        else:
-            return
-
-
 class TestDeadProcesses:
-    def test_a_killed_child_is_replaced_at_once_and_goes_on_where_it_was(self, lab: Lab) -> None:
-        lab.start()
-        job = lab.submit(ToySpec(steps=20, step_seconds=0.05))
-        child = lab.wait_for_step(job)
-        killed = time.monotonic()
-        psutil.Process(child).kill()
-        lab.wait_for_step(job, attempt=2)
-        assert time.monotonic() - killed < 5
-        row = lab.wait_for_end(job)
-        assert (row.state, row.attempt, row.crash_count) == ("succeeded", 2, 1)
-        assert_each_step_once(lab, job, 20)
-        lab.check_events(job)
-        assert lab.states(job) == ["queued", "running", "queued", "running", "succeeded"]
-
-    def test_a_killed_consumer_takes_its_children_along_and_the_next_one_recovers_its_job(
-        self, lab: Lab
-    ) -> None:
-        first = lab.start()
-        job = lab.submit(ToySpec(steps=15, step_seconds=0.05))
-        lab.wait_for_step(job)
-        everyone = family(first)
-        first.kill()
-        lab.wait("orphans to end", lambda: not survivors(everyone), seconds=2)
-        lab.start()
-        row = lab.wait_for_end(job)
-        assert (row.state, row.attempt, row.crash_count) == ("succeeded", 2, 1)
-        assert_each_step_once(lab, job, 15)
-        lab.check_events(job)
-
     def test_the_consumer_ends_when_its_parent_does(self, lab: Lab) -> None:
         consumer = lab.start()
         job = lab.submit(LONG)
@@ -80,14 +26,6 @@ class TestDeadProcesses:
         parents_end.close()
         lab.wait("everyone to end", lambda: not survivors(everyone), seconds=5)
         assert (lab.row(job).state, lab.row(job).crash_count) == ("queued", 0)
-
-    def test_a_job_that_kills_its_process_three_times_is_poison(self, lab: Lab) -> None:
-        lab.start()
-        job = lab.submit(ToySpec(fails="exit"))
-        row = lab.wait_for_end(job)
-        assert (row.state, row.error_code, row.crash_count) == ("failed", "poison", 3)
-        assert "SIGKILL" in (row.error_text or "")
-        lab.check_events(job)
 
     def test_a_job_that_cannot_go_on_midway_fails_and_says_so(self, lab: Lab) -> None:
         lab.start("chat")
@@ -100,21 +38,6 @@ class TestDeadProcesses:
 
 
 class TestShutdown:
-    @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-    def test_a_stopped_worker_gives_its_job_back_without_counting_a_crash(self, lab: Lab, name: str) -> None:
-        first = lab.start()
-        job = lab.submit(ToySpec(steps=15, step_seconds=0.05))
-        lab.wait_for_step(job)
-        everyone = family(first)
-        first.send_signal(getattr(signal, name))
-        lab.wait("everyone to end", lambda: not survivors(everyone), seconds=5)
-        row = lab.row(job)
-        assert (row.state, row.crash_count) == ("queued", 0)
-        lab.start()
-        row = lab.wait_for_end(job)
-        assert (row.state, row.attempt, row.crash_count) == ("succeeded", 2, 0)
-        assert_each_step_once(lab, job, 15)
-
     def test_a_job_that_will_not_stop_is_killed_and_given_back(self, lab: Lab) -> None:
         consumer = lab.start()
         job = lab.submit(ToySpec(steps=1, step_seconds=60, deaf=True))
@@ -182,24 +105,7 @@ class TestCancel:
         assert (row.state, row.stopped_early) == ("succeeded", True)
 
 
-class TestZombies:
-    def test_a_worker_stopped_past_its_lease_writes_nothing_when_it_wakes(self, lab: Lab) -> None:
-        zombie = lab.start()
-        job = lab.submit(ToySpec(steps=25, step_seconds=0.05, makes="once"))
-        lab.wait_for_step(job)
-        everyone = family(zombie)
-        suspend_between_writes(lab, everyone)
-        steps_before = len(lab.steps(job, attempt=1))
-        lab.start()
-        lab.wait_for_step(job, attempt=2)
-        for process in everyone:
-            process.resume()
-        row = lab.wait_for_end(job)
-        assert (row.state, row.attempt) == ("succeeded", 2)
-        assert len(lab.steps(job, attempt=1)) <= steps_before + 1
-        assert [model.name for model in lab.store.models.list()] == ["once"]
-        lab.check_events(job)
-
+class TestHungJobs:
     def test_a_hung_job_is_killed_and_tried_again(self, lab: Lab) -> None:
         lab.start(stall=1.5)
         job = lab.submit(ToySpec(steps=2, fails="silence"))
@@ -216,7 +122,7 @@ class TestPublishing:
         assert (row.state, row.attempt, row.crash_count) == ("succeeded", 2, 1)
         assert [model.name for model in lab.store.models.list()] == ["mine"]
         assert [path.name for path in lab.settings.models.iterdir()] == ["mine"]
-        assert_each_step_once(lab, job, 3)
+        lab.check_steps(job, 3)
         assert row.result == {"steps": 3}
 
     def test_a_crash_before_publishing_publishes_once(self, lab: Lab) -> None:
@@ -272,20 +178,11 @@ class TestBells:
         following = lab.submit(ToySpec())
         lab.wait_for_end(following)
         assert lab.row(job).attempt == 1
-        assert_each_step_once(lab, job, 3)
+        lab.check_steps(job, 3)
 
     def test_a_lost_bell_loses_no_job(self, lab: Lab) -> None:
         lab.start()
         assert lab.wait_for_end(lab.submit(ToySpec(), ring=False)).state == "succeeded"
-
-    def test_a_forged_message_harms_nobody(self, lab: Lab) -> None:
-        with sqlite3.connect(lab.settings.data / "queue.db") as connection:
-            for data in (b"\x80\x04N.", b"x" * 10_000, b'{"id": "1", "task": "os.system", "job": "ls"}'):
-                connection.execute(
-                    "insert into task (queue, data, priority) values ('lab-batch', ?, 0)", (data,)
-                )
-        lab.start()
-        assert lab.wait_for_end(lab.submit(ToySpec())).state == "succeeded"
 
     def test_two_consumers_share_the_work_without_running_a_job_twice(self, lab: Lab) -> None:
         lab.start()
@@ -293,7 +190,7 @@ class TestBells:
         jobs = [lab.submit(ToySpec(steps=2)) for _ in range(12)]
         for job in jobs:
             assert lab.wait_for_end(job).attempt == 1
-            assert_each_step_once(lab, job, 2)
+            lab.check_steps(job, 2)
 
 
 class TestLanes:

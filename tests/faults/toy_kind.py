@@ -22,7 +22,7 @@ class ToySpec(JobSpec):
     step_seconds: float = 0.02
     deaf: bool = False
     makes: str | None = None
-    fails: Literal["", "bad_input", "bug", "exit", "silence"] = ""
+    fails: Literal["", "bad_input", "bug", "exit", "silence", "deaf_at_first"] = ""
 
     @property
     def title(self) -> str:
@@ -34,6 +34,8 @@ class ToySpec(JobSpec):
 
 def run(spec: ToySpec, job: Job) -> Outcome:
     """Do the steps that no earlier attempt has done; each leaves a file and an event."""
+    if spec.fails == "deaf_at_first" and job.attempt == 1:
+        threading.Event().wait()
     for step in range(spec.steps):
         done = job.folder / f"step-{step}"
         if done.exists():

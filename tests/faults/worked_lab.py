@@ -1,15 +1,20 @@
 """A lab whose worker processes the tests start, stop and kill, each by its own process id."""
 
+import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
+from servers import Backend
 from toy_kind import ToySpec
 
 from lab.core.job import NewModel
@@ -23,23 +28,38 @@ from workers.queue import Bell
 HERE = Path(__file__).parent
 LEASE_SECONDS = 2.0
 
+on_every_backend = pytest.mark.parametrize(
+    "lab",
+    [
+        "sqlite",
+        pytest.param("postgres", marks=pytest.mark.slow),
+        pytest.param("redis", marks=pytest.mark.slow),
+    ],
+    indirect=True,
+)
+"""Runs a test on the `lab` fixture three times; `make test` runs it on SQLite only."""
+
 
 @dataclass
 class Lab:
-    """A data folder, its store and bells, and the consumers started so far."""
+    """A data folder, its store and bells, the servers behind them, and the consumers started so far."""
 
     settings: Settings
     store: Store
     bells: dict[str, Bell]
+    backend: Backend
     consumers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
-    def start(self, lane: str = "batch", failpoint: str = "", stall: float = 30.0) -> psutil.Process:
-        """Start a consumer; it is handed back before it is ready."""
-        return self._start(["toy_lane.py", *self.toy_arguments(lane, stall)], failpoint)
+    def start(
+        self, lane: str = "batch", failpoint: str = "", stall: float = 30.0, **pace: float
+    ) -> psutil.Process:
+        """Start a consumer; it is handed back before it is ready. toy_lane.py says what `pace` may be."""
+        return self._start(["toy_lane.py", *self.toy_arguments(lane, stall, **pace)], failpoint)
 
-    def toy_arguments(self, lane: str, stall: float = 30.0) -> list[str]:
+    def toy_arguments(self, lane: str, stall: float = 30.0, **pace: float) -> list[str]:
         """Return what toy_lane.py is called with."""
-        return [str(self.settings.data), lane, str(LEASE_SECONDS), str(stall)]
+        told = {"lease_seconds": LEASE_SECONDS, "stall_seconds": stall, **pace}
+        return [str(self.settings.data), lane, json.dumps(told)]
 
     def start_real(self, lane: str = "batch", failpoint: str = "") -> psutil.Process:
         """Start a consumer for the lab's own kinds of jobs, at its own pace."""
@@ -50,11 +70,28 @@ class Lab:
         process = subprocess.Popen(
             [sys.executable, str(HERE / script), *arguments],
             stdin=subprocess.PIPE,
-            env={**child_environment(), "LABFAIL": failpoint},
+            env={**child_environment(), **self._environment(), "LABFAIL": failpoint},
             start_new_session=True,
         )
         self.consumers.append(process)
         return psutil.Process(process.pid)
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "LAB_DATA": str(self.settings.data),  # `processes` knows them by it
+            "LAB_DATABASE_URL": self.settings.database_url,
+            "LAB_QUEUE_URL": self.settings.queue_url,
+            "LAB_QUEUE_KEY": self.settings.queue_key,
+        }
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process that a consumer of this lab is or has left behind."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("LAB_DATA") == str(self.settings.data):
+                    found.append(process)
+        return survivors(found)
 
     def submit(self, spec: ToySpec, ring: bool = True) -> str:
         """Queue a toy job and, unless its bell is to be lost, ring for it."""
@@ -96,9 +133,9 @@ class Lab:
         self.wait("the job's end", lambda: self.row(job_id).is_terminal, seconds)
         return self.row(job_id)
 
-    def wait_for_step(self, job_id: str, attempt: int = 1) -> int:
+    def wait_for_step(self, job_id: str, attempt: int = 1, seconds: float = 20.0) -> int:
         """Wait until an attempt has done a step; return its process id."""
-        self.wait(f"a step of attempt {attempt}", lambda: bool(self.steps(job_id, attempt)))
+        self.wait(f"a step of attempt {attempt}", lambda: bool(self.steps(job_id, attempt)), seconds)
         return self.steps(job_id, attempt)[-1][2]
 
     def steps(self, job_id: str, attempt: int | None = None) -> list[tuple[int, int, int]]:
@@ -119,6 +156,30 @@ class Lab:
         numbers = [event.seq for event in self.store.events.after(job_id, 0)]
         assert numbers == list(range(1, len(numbers) + 1))
 
+    def check_steps(self, job_id: str, steps: int) -> None:
+        """Make sure that each step was done, and that a crash repeated at most the one that it cut off."""
+        done = [step for step, _, _ in self.steps(job_id)]
+        assert sorted(set(done)) == list(range(steps))
+        assert len(done) <= steps + self.row(job_id).crash_count
+
+    def check_success(self, job_id: str, spec: ToySpec, crashes: int | None = None) -> JobRow:
+        """Wait until a job has succeeded, and make sure that nothing of it is missing or there twice."""
+        row = self.wait_for_end(job_id)
+        assert row.state == "succeeded", row.error_text
+        assert row.crash_count == crashes or crashes is None
+        assert row.result == {"steps": spec.steps}
+        self.check_steps(job_id, spec.steps)
+        self.check_events(job_id)
+        assert self.states(job_id).count("succeeded") == 1
+        told = [
+            event.payload["model"] for event in self.store.events.after(job_id, 0) if event.kind == "artifact"
+        ]
+        assert told == list(spec.models_made())
+        made = [model.name for model in self.store.models.list() if model.job_id == job_id]
+        assert made == told
+        assert all((self.settings.models / name / "toy.json").is_file() for name in made)
+        return row
+
 
 def family(process: psutil.Process) -> list[psutil.Process]:
     """Return a consumer and everything under it (the fork server's children included)."""
@@ -128,6 +189,33 @@ def family(process: psutil.Process) -> list[psutil.Process]:
 def survivors(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Return which of these processes still run."""
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def suspend_between_writes(lab: Lab) -> list[psutil.Process]:
+    """Stop every process of a lab at a moment when none of them holds a lock; return them."""
+    while True:
+        processes = lab.processes()
+        for process in processes:
+            process.suspend()
+        if _can_be_written(lab):
+            return processes
+        for process in processes:
+            process.resume()
+        time.sleep(0.01)
+
+
+def _can_be_written(lab: Lab) -> bool:
+    try:
+        if lab.settings.postgres:
+            with psycopg.connect(lab.settings.postgres) as probe:
+                probe.execute("select 1 from jobs for update nowait")
+        else:
+            with sqlite3.connect(lab.settings.data / "lab.db", timeout=0.2, isolation_level=None) as probe:
+                probe.execute("begin immediate")
+                probe.execute("rollback")
+    except (sqlite3.OperationalError, psycopg.OperationalError):
+        return False
+    return True
 
 
 def stock_model(lab: Lab, source: Path, name: str, spare: Path) -> None:
