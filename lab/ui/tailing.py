@@ -5,6 +5,7 @@ slept laptop, another web server, it goes on after that number; the job never no
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,22 +20,78 @@ from lab.ui.transcript import Transcript
 TAIL_SECONDS = 0.125
 """Eight updates a second at most, all columns in one."""
 
+FRESH_SECONDS = TAIL_SECONDS / 2
+EVENTS_KEPT = 1000
+JOBS_KEPT = 64
 CURVES_KEPT = 16
 
 
-async def tail(desk: Desk, job: JobRow, transcript: Transcript) -> AsyncIterator[JobRow]:
+@dataclass(frozen=True)
+class Heard:
+    """What was read of a job: its row, and then its newest events, those after `since`."""
+
+    row: JobRow
+    since: int
+    events: Sequence[Event]
+    at: float
+
+    @property
+    def seq(self) -> int:
+        """The number of the last event here."""
+        return self.since + len(self.events)
+
+
+class Ear:
+    """Reads running jobs once for all readers of a page: who asks within half a beat shares one look.
+
+    Args:
+        desk: follows the jobs.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self._heard: OrderedDict[str, Heard] = OrderedDict()
+        self._looks: dict[str, asyncio.Task[Heard]] = {}
+
+    async def hear(self, job_id: str) -> Heard:
+        """Return what a job has said lately."""
+        heard = self._heard.get(job_id)
+        if heard is not None and time.monotonic() - heard.at < FRESH_SECONDS:
+            return heard
+        look = self._looks.get(job_id)
+        if look is None:
+            look = asyncio.create_task(self._look(job_id, heard))
+            self._looks[job_id] = look
+            look.add_done_callback(lambda _: self._looks.pop(job_id, None))
+        return await asyncio.shield(look)  # a reader that leaves does not take the others' look along
+
+    async def _look(self, job_id: str, before: Heard | None) -> Heard:
+        heard = await asyncio.to_thread(_look, self.desk, job_id, before)
+        self._heard[job_id] = heard
+        self._heard.move_to_end(job_id)
+        if len(self._heard) > JOBS_KEPT:
+            self._heard.popitem(last=False)
+        return heard
+
+
+async def tail(ear: Ear, job: JobRow, transcript: Transcript) -> AsyncIterator[JobRow]:
     """Keep a transcript up to date and yield the job's row at every change, until the job ends.
 
     A reader that is slow, or was asleep, gets all that was said meanwhile in one update.
 
     Args:
-        desk: follows the job.
+        ear: reads the job.
         job: a comparison.
         transcript: takes in what the job says; may hold a part of it already.
     """
     is_first = True
     while True:
-        job, is_news = await asyncio.to_thread(_look, desk, job.id, transcript)
+        heard = await ear.hear(job.id)
+        job = heard.row
+        is_news = False
+        if transcript.seq < heard.since:  # a new reader, or one that slept
+            is_news = await asyncio.to_thread(catch_up, ear.desk, job, transcript)
+        is_news = transcript.add(heard.events[max(transcript.seq - heard.since, 0) :]) or is_news
         if job.is_terminal:
             transcript.close()
         if is_news or is_first or job.is_terminal:
@@ -60,10 +117,15 @@ def pages_after(desk: Desk, job: JobRow, seq: int) -> Iterator[Sequence[Event]]:
         seq = page[-1].seq
 
 
-def _look(desk: Desk, job_id: str, transcript: Transcript) -> tuple[JobRow, bool]:
+def _look(desk: Desk, job_id: str, before: Heard | None) -> Heard:
     """Read the row first: of a job that has ended, all was said before."""
-    job = desk.store.jobs.get(job_id)
-    return job, catch_up(desk, job, transcript)
+    row = desk.store.jobs.get(job_id)
+    if before is None:
+        return Heard(row, row.last_seq, (), time.monotonic())
+    news = [event for page in pages_after(desk, row, before.seq) for event in page]
+    events = [*before.events, *news][-EVENTS_KEPT:]
+    last = news[-1].seq if news else before.seq
+    return Heard(row, last - len(events), events, time.monotonic())
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The Compare page: one question, two to four models, their answers side by side as they are written."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from lab.ui import form, modelview, widgets
 from lab.ui.pages import scores
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services, Who
-from lab.ui.tailing import catch_up, tail
+from lab.ui.tailing import Ear, catch_up, tail
 from lab.ui.transcript import Transcript, columns_html, empty_columns
 from lab.ui.words import listed
 
@@ -90,6 +91,7 @@ class _Compare:
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        self.ear = Ear(services.desk)
         self.sampling = form.Form(())
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
@@ -189,9 +191,11 @@ class _Compare:
         heads = modelview.heads(modelview.visible(self.services.store, who), job.spec["models"])
         transcript = Transcript.of(job.spec)
         is_first = True
-        async for now in tail(self.services.desk, job, transcript):
-            elapsed = max(await asyncio.to_thread(self.services.store.database.time) - now.created, 0.0)
-            html = columns_html(now.id, now.spec, transcript, heads, elapsed)
+        asked = time.monotonic() - max(
+            await asyncio.to_thread(self.services.store.database.time) - job.created, 0
+        )
+        async for now in tail(self.ear, job, transcript):
+            html = columns_html(now.id, now.spec, transcript, heads, time.monotonic() - asked)
             told = self._told(html, now.id, gr.skip(), _faults(now), is_live=not now.is_terminal)
             # Only the first update clears earlier problems: what was said meanwhile stays.
             yield told if is_first or _faults(now) else self._without_problems(told)
