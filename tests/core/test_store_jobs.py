@@ -101,7 +101,11 @@ def test_the_one_function_that_moves_jobs_refuses_the_26_too(store: Store, old: 
 def test_a_job_can_only_begin_queued(store: Store) -> None:
     job = REACH["queued"](store)
     copy = text(
-        "INSERT INTO jobs SELECT 'x' || substr(id, 2), owner, 'other', kind, lane, title, spec, spec_sha256, "
+        "INSERT INTO jobs (id, owner, idem_key, kind, lane, title, spec, spec_sha256, state, attempt, "
+        "crash_count, priority, resumable, stop_requested, stopped_early, parent_id, worker_id, device, "
+        "last_seq, progress, progress_words, seconds_left, created, started, finished, lease_until, "
+        "error_code, error_text, result) SELECT 'x' || substr(id, 2), owner, 'other', kind, lane, title, "
+        "spec, spec_sha256, "
         "'running', attempt, crash_count, priority, resumable, stop_requested, stopped_early, parent_id, "
         "worker_id, device, last_seq, progress, progress_words, seconds_left, created, started, finished, "
         "lease_until, error_code, error_text, result FROM jobs WHERE id = :id"
@@ -236,13 +240,13 @@ def test_a_lease_renewed_while_the_reaper_looks_is_not_reaped(
 ) -> None:
     job = running(store)
     pass_time(store, 16)
-    give_up = store.jobs._give_up
+    give_up = store.jobs.give_up
 
     def renew_first(*args: object, **more: object) -> JobRow:
         store.jobs.heartbeat(job.id, 1)
         return give_up(*args, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store.jobs, "_give_up", renew_first)
+    monkeypatch.setattr(store.jobs, "give_up", renew_first)
     assert store.jobs.reap() == []
     assert store.jobs.get(job.id).state == "running"
 

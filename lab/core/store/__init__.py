@@ -1,9 +1,13 @@
-"""The lab's memory: jobs, events, models, datasets, scores and workers. The only SQL of the project."""
+"""The lab's memory: jobs, events, models, datasets, scores, workers, devices.
+
+The only SQL of the project.
+"""
 
 from sqlalchemy import ColumnElement
 
 from lab.core.settings import Settings
 from lab.core.store.database import Database
+from lab.core.store.devices import Devices
 from lab.core.store.events import Events
 from lab.core.store.jobs import LEASE_SECONDS, Jobs
 from lab.core.store.queueing import NewJob
@@ -35,6 +39,7 @@ class Store:
         self.datasets = Datasets(self.database)
         self.scores = Scores(self.database)
         self.workers = Workers(self.database)
+        self.devices = Devices(self.database)
 
     def close(self) -> None:
         """Close every connection."""

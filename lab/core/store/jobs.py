@@ -4,17 +4,19 @@ Every change of state writes its event in the same transaction. Every write of a
 carries its attempt; a write of an attempt that is no longer the job's own is refused (Fenced).
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, delete, func, select, update
+from sqlalchemy import Connection, Select, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lab.core.errors import Fenced, NotFound
 from lab.core.events import NewEvent
 from lab.core.lastwords import UNHEARD, LastWords
 from lab.core.store.database import Database
+from lab.core.store.devices import Place, room_on, still_fits, take_hold
 from lab.core.store.events import insert_events, progress_values
+from lab.core.store.losses import Losses
 from lab.core.store.queueing import NewJob, insert_job, job_with_key, promise_names
 from lab.core.store.rows import TERMINAL, JobRow, State
 from lab.core.store.schema import events, jobs
@@ -23,23 +25,22 @@ from lab.core.store.transitions import (
     CANCELLING,
     HELD,
     QUEUED,
-    RUNNING,
     fail,
     held_row,
     job_row,
     move,
     state_event,
 )
+from lab.core.store.waiting import tell_what_they_wait_for
 
 LEASE_SECONDS = 15.0
-MOST_CRASHES = 3
 
 Rows = list[JobRow]
 
 CANCELS: dict[State, State] = {"queued": "cancelled", "running": "cancelling"}
 
 
-class Jobs:
+class Jobs(Losses):
     """The table of jobs.
 
     Args:
@@ -48,7 +49,7 @@ class Jobs:
     """
 
     def __init__(self, database: Database, lease_seconds: float = LEASE_SECONDS) -> None:
-        self._db = database
+        super().__init__(database)
         self._lease = lease_seconds
 
     def insert(self, new: NewJob) -> tuple[JobRow, bool]:
@@ -120,10 +121,16 @@ class Jobs:
         with self._db.read() as connection:
             return [job_row(row) for row in connection.execute(select(jobs).where(old)).mappings()]
 
-    def claim(self, lane: str, worker_id: str, device: str) -> JobRow | None:
+    def claim(self, lane: str, worker_id: str, device: str, place: Place | None = None) -> JobRow | None:
         """Take the job that may run next in a lane, by compare-and-swap.
 
         Highest priority first, then the owner with the fewest running jobs, then the oldest.
+
+        Args:
+            lane: whose jobs.
+            worker_id: who takes it.
+            device: what it will run on, in words.
+            place: the device that it must fit on, and that it holds from now on; None asks for none.
 
         Returns:
             The job, now running and held by the caller's lease; None when nothing waits.
@@ -135,17 +142,17 @@ class Jobs:
             .scalar_subquery()
         )
         following = (
-            select(jobs.c.id, jobs.c.attempt)
+            select(jobs.c.id, jobs.c.attempt, jobs.c.need_bytes)
             .where((jobs.c.state == "queued") & (jobs.c.lane == lane))
             .order_by(jobs.c.priority.desc(), busy, jobs.c.created, jobs.c.id)
             .limit(1)
             .with_for_update(skip_locked=True, of=jobs)  # on Postgres, each of many workers its own row
         )
         with self._db.write() as connection:
-            found = connection.execute(following).first()
+            found = self._first_that_fits(connection, following, place, lane)
             if found is None:
                 return None
-            job_id, attempt = found
+            job_id, attempt, _ = found
             started = state_event("running", attempt + 1, device=device)
             values = {
                 "attempt": attempt + 1,
@@ -153,9 +160,10 @@ class Jobs:
                 "device": device,
                 "lease_until": self._db.now + self._lease,
                 "started": func.coalesce(jobs.c.started, self._db.now),
+                "waits_for": "",
             }
             try:
-                return move(
+                row = move(
                     connection,
                     self._db.now,
                     job_id,
@@ -167,6 +175,23 @@ class Jobs:
                 )
             except Fenced:
                 return None  # another worker was faster; its bell or the reaper's rings again
+            if place is not None:
+                take_hold(connection, self._db.now, row, place)
+            return row
+
+    def _first_that_fits(
+        self, connection: Connection, following: Select[Any], place: Place | None, lane: str
+    ) -> Sequence[Any] | None:
+        """Return id, attempt and need of the first job that fits beside what runs on a device."""
+        if place is None:
+            return connection.execute(following).first()
+        room = room_on(connection, self._db.now, place, lane)
+        found = connection.execute(following.where(jobs.c.need_bytes <= room)).first()
+        if found is None:
+            tell_what_they_wait_for(connection, self._db.now, place, lane, room)
+            return None
+        fits = not found[2] or still_fits(connection, self._db.now, place, lane, found[2])
+        return found if fits else None
 
     def heartbeat(self, job_id: str, attempt: int) -> JobRow:
         """Extend the lease of a held job and return its row (its state says whether to cancel).
@@ -263,29 +288,6 @@ class Jobs:
         with self._db.write() as connection:
             return move(connection, self._db.now, job_id, CANCELLING, "cancelled", told, attempt=attempt)
 
-    def release(self, job_id: str, attempt: int, why: str) -> JobRow:
-        """Put a held job back into the queue on purpose, with no crash counted.
-
-        A job being cancelled is cancelled instead; one that can't go on midway fails as interrupted.
-
-        Raises:
-            Fenced: another attempt owns the job, or it has ended.
-        """
-        text = "The lab was shut down, and this job can't go on midway. Run it again."
-        return self._give_up(job_id, attempt, why, crashes=0, ending=("interrupted", text))
-
-    def crashed(
-        self, job_id: str, attempt: int, why: str, code: str, text: str, last_words: LastWords = UNHEARD
-    ) -> JobRow:
-        """Record that the process of a held job died, and queue the job again where that makes sense.
-
-        A job that can't go on where it was, or that has crashed three times, fails with code and text.
-
-        Raises:
-            Fenced: another attempt owns the job, or it has ended.
-        """
-        return self._give_up(job_id, attempt, why, crashes=1, ending=(code, text), last_words=last_words)
-
     def request_cancel(self, job_id: str) -> JobRow:
         """Ask for a job to end. Twice is the same as once; an ended job stays as it is."""
         with self._db.write() as connection:
@@ -314,32 +316,6 @@ class Jobs:
                 connection.execute(delete(events).where(events.c.job_id == job_id))
                 connection.execute(delete(jobs).where(jobs.c.id == job_id))
 
-    def reap(self, last_lines: Callable[[str, int], str] = lambda *_: "") -> Rows:
-        """Give up held jobs whose lease has lapsed, by the database's clock.
-
-        Args:
-            last_lines: reads the end of an attempt's log, given the job and the attempt.
-
-        Returns:
-            Their rows: queued again, failed or cancelled.
-        """
-        lapsed = select(jobs.c.id, jobs.c.attempt).where(
-            jobs.c.state.in_(HELD) & (jobs.c.lease_until < self._db.now)
-        )
-        with self._db.read() as connection:
-            found = connection.execute(lapsed).all()
-        reaped = []
-        for job_id, attempt in found:
-            text = "The worker that ran this job stopped answering and can't go on midway. Run the job again."
-            why = "its worker stopped answering"
-            try:
-                words = LastWords(log=last_lines(job_id, attempt))
-                ending = ("interrupted", text)
-                reaped.append(self._give_up(job_id, attempt, why, 1, ending, lapsed=True, last_words=words))
-            except Fenced:
-                continue  # another host reaped it, its lease was renewed, or it ended meanwhile
-        return reaped
-
     def _touch(self, job_id: str, attempt: int, **values: Any) -> JobRow:
         mine = (jobs.c.id == job_id) & (jobs.c.attempt == attempt) & jobs.c.state.in_(HELD)
         with self._db.write() as connection:
@@ -349,49 +325,3 @@ class Jobs:
         if row is None:
             raise Fenced(f"Attempt {attempt} no longer owns job {job_id}.")
         return job_row(row)
-
-    def _give_up(
-        self,
-        job_id: str,
-        attempt: int,
-        why: str,
-        crashes: int,
-        ending: tuple[str, str],
-        lapsed: bool = False,
-        last_words: LastWords = UNHEARD,
-    ) -> JobRow:
-        """Queue a held job again; end it when it is being cancelled or can't go on (`ending` says why).
-
-        Raises:
-            Fenced: it is not held by this attempt, or only a `lapsed` lease was to be given up.
-        """
-        with self._db.write() as connection:
-            row = held_row(connection, job_id)
-            if row is None or row["attempt"] != attempt or row["state"] not in HELD:
-                raise Fenced(f"Attempt {attempt} no longer owns job {job_id}.")
-            if lapsed and row["lease_until"] >= connection.execute(select(self._db.now)).scalar_one():
-                raise Fenced(f"The lease of job {job_id} was renewed.")
-            if row["state"] == "cancelling":
-                told = [NewEvent("state", {"state": "cancelled", "attempt": attempt, "why": why})]
-                return move(connection, self._db.now, job_id, CANCELLING, "cancelled", told, attempt=attempt)
-            count = row["crash_count"] + crashes
-            why_not = _why_not_again(row, count, why, ending)
-            if why_not:
-                return fail(connection, self._db.now, job_id, RUNNING, attempt, *why_not, last_words)
-            told = [state_event("queued", attempt, why, device=row["device"], **last_words.as_payload())]
-            values = {"crash_count": count, "worker_id": None, "lease_until": None}
-            return move(
-                connection, self._db.now, job_id, RUNNING, "queued", told, attempt=attempt, values=values
-            )
-
-
-def _why_not_again(
-    row: RowMapping, count: int, why: str, ending: tuple[str, str]
-) -> tuple[tuple[str, str, None], dict[str, int]] | None:
-    """Return how a given-up job fails, and what else changes in its row; None when it may run again."""
-    if not row["resumable"]:
-        return (*ending, None), {}
-    if count < MOST_CRASHES:
-        return None
-    text = f"Its process died {count} times, last: {why}. Read its log, then run a changed recipe."
-    return ("poison", text, None), {"crash_count": count}

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, insert, select
 
 from lab.core.errors import Conflict
 from lab.core.events import NewEvent
+from lab.core.need import UNKNOWN, Need
 from lab.core.store.events import insert_events
 from lab.core.store.rows import JobRow
 from lab.core.store.schema import claims, jobs, models
@@ -30,6 +31,7 @@ class NewJob:
     promises: tuple[str, ...] = ()
     priority: int = 0
     parent_id: str | None = None
+    need: Need = UNKNOWN
 
 
 def job_with_key(connection: Connection, new: NewJob) -> JobRow | None:
@@ -104,6 +106,8 @@ def insert_job(connection: Connection, now: Now, new: NewJob) -> JobRow:
         "progress_words": "",
         "created": now,
         "result": {},
+        "need": new.need.as_json(),
+        "need_bytes": new.need.memory_bytes,
     }
     row = connection.execute(insert(jobs).values(values).returning(jobs)).mappings().one()
     queued = NewEvent("state", {"state": "queued", "attempt": 0, "why": ""})

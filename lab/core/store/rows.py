@@ -28,7 +28,11 @@ LEGAL: frozenset[tuple[State, State]] = frozenset(
 
 @dataclass(frozen=True)
 class JobRow:
-    """One job. `spec` and `result` are JSON values; `title` is the job in words."""
+    """One job. `spec` and `result` are JSON values; `title` is the job in words.
+
+    `waits_for` says what keeps a queued job from starting; `thrift` is 1 once its memory has run out and
+    it is tried again in a smaller plan.
+    """
 
     id: str
     owner: str
@@ -58,6 +62,9 @@ class JobRow:
     error_code: str | None
     error_text: str | None
     result: dict[str, Any]
+    need_bytes: int = 0
+    waits_for: str = ""
+    thrift: int = 0
 
     @property
     def is_terminal(self) -> bool:
@@ -119,3 +126,38 @@ class WorkerRow:
     models_loaded: tuple[str, ...]
     seen: float
     is_alive: bool
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    """One device of one host. `rests` after it failed; `kept_bytes` are the chat's loaded models."""
+
+    host: str
+    name: str
+    words: str
+    total_bytes: int
+    seen: float
+    rests_until: float | None
+    kept_bytes: int
+    kept_words: str
+    rests: bool
+    is_alive: bool
+
+    @property
+    def short(self) -> str:
+        """The device in a word or two: "CPU", "NVIDIA H100"."""
+        return self.words.partition(",")[0] or self.name
+
+
+@dataclass(frozen=True)
+class HoldRow:
+    """A running attempt's hold on a device: the attempt is its fence, the job's lease its own."""
+
+    job_id: str
+    attempt: int
+    lane: str
+    host: str
+    device: str
+    bytes: int
+    since: float
+    lease_until: float | None

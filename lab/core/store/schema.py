@@ -51,6 +51,10 @@ jobs = Table(
     Column("error_code", String(32)),
     Column("error_text", Text),
     Column("result", JSON, nullable=False),
+    Column("need", JSON, nullable=False, server_default="{}"),
+    Column("need_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("waits_for", Text, nullable=False, server_default=""),
+    Column("thrift", Integer, nullable=False, server_default="0"),
     UniqueConstraint("owner", "idem_key", name="jobs_owner_key"),
     Index("jobs_queue", "lane", "state", "priority", "created"),
     Index("jobs_newest", "created"),
@@ -127,3 +131,33 @@ workers = Table(
     Column("models_loaded", JSON, nullable=False),
     Column("seen", Float, nullable=False),
 )
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("host", String(255), nullable=False),
+    Column("name", String(32), nullable=False),
+    Column("words", Text, nullable=False),
+    Column("total_bytes", BigInteger, nullable=False),
+    Column("seen", Float, nullable=False),
+    Column("rests_until", Float),
+    Column("kept_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("kept_words", Text, nullable=False, server_default=""),
+    Column("kept_until", Float),
+    PrimaryKeyConstraint("host", "name"),
+)
+"""What there is to compute on, by host. Kept is what the chat's loaded models take between two answers."""
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("job_id", String(32), ForeignKey("jobs.id"), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("lane", String(16), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("device", String(32), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("since", Float, nullable=False),
+    Index("holds_of_a_device", "host", "device"),
+)
+"""Which running attempt holds which device, and how much of its memory."""

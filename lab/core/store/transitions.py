@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, delete, select, up
 from lab.core.errors import Fenced, IllegalTransition
 from lab.core.events import NewEvent
 from lab.core.lastwords import UNHEARD, LastWords
+from lab.core.store.devices import drop_hold
 from lab.core.store.events import insert_events
 from lab.core.store.rows import LEGAL, TERMINAL, JobRow, State
 from lab.core.store.schema import claims, jobs
@@ -75,6 +76,8 @@ def move(
     if row is None:
         raise Fenced(f"Job {job_id} is not {' or '.join(sources)} in this attempt.")
     insert_events(connection, job_id, row["last_seq"] - len(told), told, now)
+    if to not in HELD and tuple(sources) != QUEUED:
+        drop_hold(connection, job_id)
     if to in TERMINAL:
         connection.execute(delete(claims).where(claims.c.job_id == job_id))
     return job_row(row)
