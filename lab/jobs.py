@@ -16,6 +16,7 @@ from lab.core.again import models_made, repeated
 from lab.core.errors import BadInput, NotFound
 from lab.core.events import Event
 from lab.core.job import Check, Run, Shelf
+from lab.core.need import need_of
 from lab.core.spec import JobSpec, Lane, spec_sha256
 from lab.core.store import NewJob, Store
 from lab.core.store.rows import LIVE, JobRow
@@ -153,7 +154,7 @@ class Desk:
             Conflict: the key was used for another spec, or a model's name is taken.
         """
         self.gate(spec, owner)
-        self.check(spec)
+        found = self.check(spec)
         kind = self.kinds[spec.kind]
         new = NewJob(
             owner=owner,
@@ -166,6 +167,7 @@ class Desk:
             resumable=kind.resumable,
             promises=spec.models_made(),
             parent_id=parent_id,
+            need=need_of(found),
         )
         job, is_new = self.store.jobs.insert(new)
         if is_new:

@@ -96,6 +96,7 @@ class LocalJob(ShelfJob):
     voice: Voice
     id: str = JOB_ID
     attempt: int = 1
+    thrift: int = 0
 
     def emit(self, kind: EventKind, **payload: Any) -> None:
         """Tell progress and notes; what only a page draws is for nobody here."""

@@ -47,6 +47,7 @@ class FakeJob(FakeShelf):
     folder: Path = Path()
     id: str = "job1"
     attempt: int = 1
+    thrift: int = 0
     device: Device = CPU
     events: list[NewEvent] = field(default_factory=list)
     cancel_at: int | None = None

@@ -48,6 +48,11 @@ class Attempt(ShelfJob):
         """Which attempt this is, from 1."""
         return self.row.attempt
 
+    @property
+    def thrift(self) -> int:
+        """1 once the memory has run out under an earlier attempt."""
+        return self.row.thrift
+
     def emit(self, kind: EventKind, **payload: Any) -> None:
         """Queue one event."""
         self.events.emit(kind, **payload)

@@ -16,6 +16,7 @@ from lab.core.store import Store
 from lab.core.store.rows import JobRow
 from workers.failpoints import Failpoints
 from workers.lane import LanePlan
+from workers.orders import DeviceFacts
 
 if TYPE_CHECKING:
     from lab.models.catalog import Catalog
@@ -36,9 +37,19 @@ class HoldsModels(Protocol):
         """Return what is loaded now."""
         ...
 
+    def size_bytes(self) -> int:
+        """Return what it takes."""
+        ...
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        ...
+
 
 class ComputesOn(Protocol):
-    """The device of one process, as far as this room cares."""
+    """The device of one process, as far as this room cares; `name` is how the machine calls it."""
+
+    name: str
 
     def own(self) -> Device:
         """Return the device, with the memory that is free now."""
@@ -46,6 +57,10 @@ class ComputesOn(Protocol):
 
     def words(self) -> tuple[str, ...]:
         """Return all devices of this machine for people to read, this process's first."""
+        ...
+
+    def facts(self) -> DeviceFacts:
+        """Return the device for the table of devices."""
         ...
 
 
@@ -110,6 +125,15 @@ class Bench:
     def models_held(self) -> tuple[str, ...]:
         """Return the names of the models in memory."""
         return self.cache.names() if self.cache is not None else ()
+
+    def bytes_held(self) -> int:
+        """Return what the models in memory take."""
+        return self.cache.size_bytes() if self.cache is not None else 0
+
+    def forget_models(self) -> None:
+        """Give the memory of the loaded models back; a job that computes with one keeps it until its end."""
+        if self.cache is not None:
+            self.cache.clear()
 
 
 def load(path: str) -> Any:

@@ -19,6 +19,9 @@ from workers.orders import Asked, Listener, Order, Report
 if TYPE_CHECKING:
     from workers.bench import Bench
 
+BROKEN_DEVICE = 70
+"""The exit code of a process whose device failed under it."""
+
 FIRST_TO_DIE = "500"
 """Added to this process's score when the kernel must choose whom to kill for memory."""
 
@@ -42,22 +45,39 @@ def main(connection: Connection, settings: Settings, plan: LanePlan, slot: int) 
     bench = Bench.set_up(settings, plan, slot)
     listener = Listener(connection, plan.lease_seconds)
     listener.start()
-    listener.report(Report("ready", devices=bench.devices.words()))
+    listener.report(Report("ready", devices=bench.devices.words(), device=bench.devices.facts()))
     while (run := listener.runs.get()) is not None:
+        order, asked = run
+        if asked is None:
+            bench.forget_models()
+            listener.report(Report("forgot", models=bench.models_held(), kept_bytes=bench.bytes_held()))
+            continue
         if not plan.keeps_engine:
-            _redirect_output(bench.log_of(run[0].job_id, run[0].attempt))
-            _serve(bench, listener, *run)
+            _redirect_output(bench.log_of(order.job_id, order.attempt))
+            _serve(bench, listener, order, asked)
             return
-        threading.Thread(target=_serve, args=(bench, listener, *run), daemon=True).start()
+        threading.Thread(target=_serve, args=(bench, listener, order, asked), daemon=True).start()
 
 
 def _serve(bench: "Bench", listener: Listener, order: Order, asked: Asked) -> None:
     from workers.runner import run_attempt
 
+    broke_device = False
     try:
-        run_attempt(bench, order.job_id, order.attempt, asked)
+        broke_device = run_attempt(bench, order.job_id, order.attempt, asked)
     finally:
-        listener.report(Report("done", order.job_id, order.attempt, models=bench.models_held()))
+        listener.report(
+            Report(
+                "done",
+                order.job_id,
+                order.attempt,
+                models=bench.models_held(),
+                kept_bytes=bench.bytes_held(),
+                broke_device=broke_device,
+            )
+        )
+    if broke_device:
+        os._exit(BROKEN_DEVICE)  # nothing in this process can compute on the device any more
 
 
 def _die_with_the_consumer() -> None:

@@ -17,14 +17,16 @@ from huey.consumer import Consumer
 from lab.core.errors import JobFailed
 from lab.core.settings import Settings, enter_child_environment
 from lab.core.store import open_store
+from lab.core.store.devices import Place
 from workers.crew import Crew
 from workers.lane import LanePlan
+from workers.orders import Report
 from workers.queue import NO_ANSWER, make_bells, open_queue
 from workers.reaper import Reaper
+from workers.seats import READY_SECONDS, Seat
 from workers.supervisor import Supervisor
 from workers.tasks import add_task
 
-READY_SECONDS = 180.0
 SERVER_PAUSE_SECONDS = 2.0
 CHAT_PLACES = 2
 """Two, so that a token preview never waits behind a long answer."""
@@ -88,16 +90,16 @@ def run_lane(settings: Settings, plan: LanePlan, with_parent: bool = False) -> N
 
     def beat() -> None:
         store.workers.beat(worker_id, plan.lane, socket.gethostname(), supervisor.device, crew.models())
+        supervisor.beat()
 
     reaper = Reaper(settings, store, make_bells(settings), plan, beat, supervisor.wake)
     reaper.start()
     try:
-        devices = _first_devices(crew)
-        places = plan.slots or _places(plan, devices)
-        supervisor.open(places, devices[0])
+        seats = _seats(plan, crew)
+        supervisor.open(seats)
         queue = open_queue(settings, plan.lane)
         add_task(queue, supervisor.work)
-        LaneConsumer(queue, supervisor, places, plan.shutdown_seconds + plan.grace_seconds / 2).run()
+        LaneConsumer(queue, supervisor, len(seats), plan.shutdown_seconds + plan.grace_seconds / 2).run()
     finally:
         reaper.stop()
         crew.close()
@@ -105,17 +107,29 @@ def run_lane(settings: Settings, plan: LanePlan, with_parent: bool = False) -> N
         store.close()
 
 
-def _first_devices(crew: Crew) -> tuple[str, ...]:
-    """Start the fork server and a first child, which says what there is to compute on."""
-    ready = crew.child(0).wait_until_ready(READY_SECONDS)
+def _seats(plan: LanePlan, crew: Crew) -> list[Seat]:
+    """Start the fork server and a first child for each device, which says what it computes on."""
+    first = _ready(crew, 0)
+    devices = [first] if plan.keeps_engine else [first, *_others(crew, len(first.devices))]
+    facts = [report.device for report in devices if report.device is not None]
+    slots = plan.slots or (CHAT_PLACES if plan.keeps_engine else len(facts))
+    host = socket.gethostname()
+    chosen = [facts[slot % len(facts)] for slot in range(slots)]
+    return [Seat(slot, device, Place(host, device.name)) for slot, device in enumerate(chosen)]
+
+
+def _others(crew: Crew, count: int) -> list[Report]:
+    for slot in range(1, count):
+        crew.refill(slot)  # all at once, then wait
+    return [_ready(crew, slot) for slot in range(1, count)]
+
+
+def _ready(crew: Crew, slot: int) -> Report:
+    ready = crew.child(slot).wait_until_ready(READY_SECONDS)
     if ready is None:
-        text = "The first worker process did not start; the lane's log in the data folder says why."
+        text = "A worker process did not start; the lane's log in the data folder says why."
         raise JobFailed("no_worker", text)
-    return ready.devices
-
-
-def _places(plan: LanePlan, devices: tuple[str, ...]) -> int:
-    return CHAT_PLACES if plan.keeps_engine else len(devices)
+    return ready
 
 
 def _stop_with_parent() -> None:

@@ -39,6 +39,8 @@ class Child:
         self._gone = False
         self.ready: Report | None = None
         self.models: tuple[str, ...] = ()
+        self.kept_bytes = 0
+        self.broke_device = False
         self.process = context.Process(target=child.main, args=(theirs, settings, plan, slot))
         self.process.start()
         theirs.close()
@@ -116,7 +118,8 @@ class Child:
                     self.ready = report
                 else:
                     self._done.add((report.job_id, report.attempt))
-                    self.models = report.models
+                    self.models, self.kept_bytes = report.models, report.kept_bytes
+                    self.broke_device = self.broke_device or report.broke_device
                 self._news.notify_all()
         with self._news:
             self._gone = True
@@ -162,6 +165,22 @@ class Crew:
         """Return what the children hold in memory."""
         with self._lock:
             return tuple(name for child in self._children.values() for name in child.models)
+
+    def kept_bytes(self) -> int:
+        """Return what the children's loaded models take."""
+        with self._lock:
+            return sum(child.kept_bytes for child in self._children.values() if child.is_alive)
+
+    def forget_models(self) -> None:
+        """Have the children give the memory of their loaded models back."""
+        with self._lock:
+            for child in self._children.values():
+                child.send(Order("forget"))
+
+    def replace(self, slot: int) -> Child:
+        """End the child that waits at a place, and make a new one: the device may be well again."""
+        self.child(slot).kill()
+        return self.child(slot)
 
     def close(self) -> None:
         """End every child that waits for a job."""

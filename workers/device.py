@@ -8,6 +8,8 @@ import torch
 from lab.core.errors import BadInput
 from lab.core.job import Device
 from lab.core.settings import Settings, show_one_gpu
+from workers.memory import host_bytes
+from workers.orders import DeviceFacts
 from workers.threads import all_threads
 
 FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -42,9 +44,18 @@ class Devices:
         """Return our device, with the memory that is free now."""
         return _cpu(self._settings) if self.name == "cpu" else _cuda(self.name)
 
+    def facts(self) -> DeviceFacts:
+        """Return our device for the table of devices."""
+        return DeviceFacts(self.name, self.own().words, _total_bytes(self.name))
+
     def words(self) -> tuple[str, ...]:
         """Return all devices for people to read, ours first; only ours can be looked at closely."""
         return (self.own().words, *(name for name in self.names if name != self.name))
+
+
+def cpu_device(settings: Settings) -> Device:
+    """Return the CPU, for a job that a GPU was too small for."""
+    return _cpu(settings)
 
 
 def device_names(settings: Settings) -> list[str]:
@@ -81,6 +92,10 @@ def _cpu(settings: Settings) -> Device:
     threads = all_threads(settings)
     words = f"CPU, {threads} thread{'s' if threads > 1 else ''}, {dtype}"
     return Device("cpu", dtype, words, psutil.virtual_memory().available)
+
+
+def _total_bytes(name: str) -> int:
+    return host_bytes() if name == "cpu" else int(torch.cuda.mem_get_info(0)[1])
 
 
 def _cuda(name: str) -> Device:

@@ -11,11 +11,27 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class DeviceFacts:
+    """A device as a child finds it, for the table of devices.
+
+    Attributes:
+        name: how this machine calls it: "cpu", "cuda:1".
+        words: for people.
+        total_bytes: the memory that jobs may have of it.
+    """
+
+    name: str
+    words: str
+    total_bytes: int
+
+
+@dataclass(frozen=True)
 class Order:
     """From the consumer to a child.
 
     Attributes:
-        verb: run a job; cancel, stop (and keep) or release it; renew its lease; leave (end the process).
+        verb: run a job; cancel, stop (and keep) or release it; renew its lease; forget the loaded models;
+            leave (end the process).
         job_id: which job.
         attempt: which attempt of it; the child runs no other.
         threads: the CPU threads that the job may use from now on.
@@ -23,7 +39,7 @@ class Order:
             order that waited in the pipe while everything was stopped renews nothing.
     """
 
-    verb: Literal["run", "cancel", "stop", "release", "renew", "leave"]
+    verb: Literal["run", "cancel", "stop", "release", "renew", "forget", "leave"]
     job_id: str = ""
     attempt: int = 0
     threads: int = 1
@@ -39,14 +55,20 @@ class Report:
         job_id: the job, for "done".
         attempt: its attempt.
         devices: what the child can compute on, in words, for "ready".
+        device: the child's own device, for "ready".
         models: what the child holds in memory.
+        kept_bytes: what those models take.
+        broke_device: whether the device failed under the job.
     """
 
-    verb: Literal["ready", "done"]
+    verb: Literal["ready", "done", "forgot"]
     job_id: str = ""
     attempt: int = 0
     devices: tuple[str, ...] = ()
+    device: DeviceFacts | None = None
     models: tuple[str, ...] = ()
+    kept_bytes: int = 0
+    broke_device: bool = False
 
 
 @dataclass
@@ -72,6 +94,8 @@ class Asked:
 class Listener:
     """Reads orders in a thread of its own: runs go to a queue, the rest to the attempt they concern.
 
+    So does the order to forget models, without an attempt.
+
     Args:
         connection: the child's end of the pipe.
         lease_seconds: what a renewal is worth.
@@ -79,7 +103,7 @@ class Listener:
 
     connection: Connection
     lease_seconds: float
-    runs: "SimpleQueue[tuple[Order, Asked] | None]" = field(default_factory=SimpleQueue)
+    runs: "SimpleQueue[tuple[Order, Asked | None] | None]" = field(default_factory=SimpleQueue)
     _asked: dict[tuple[str, int], Asked] = field(default_factory=dict)
     _sending: threading.Lock = field(default_factory=threading.Lock)
 
@@ -109,6 +133,9 @@ class Listener:
     def _take(self, order: Order) -> None:
         if order.verb == "leave":
             self.runs.put(None)
+            return
+        if order.verb == "forget":  # not here: a model may be loading, and other orders must not wait for it
+            self.runs.put((order, None))
             return
         held_until = order.at + self.lease_seconds
         if order.verb == "run":

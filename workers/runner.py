@@ -10,17 +10,19 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from lab.core.errors import BadInput, ControlFlow, Fenced, IllegalTransition, LabError
+from lab.core.errors import BadInput, ControlFlow, Fenced, IllegalTransition, JobFailed, LabError
 from lab.core.events import EventBuffer
+from lab.core.job import Device
 from lab.core.lastwords import LastWords, last_lines
 from lab.core.store import Success
 from lab.core.store.rows import JobRow
+from lab.core.store.second_chances import DEVICE, ON_CPU
 from lab.models.hostcache import Borrower
 from workers.attempt import Attempt
-from workers.bench import Bench
-from workers.endings import Ending, ending_of
+from workers.bench import Bench, load
+from workers.endings import Ending, ending_of, loss_of
 from workers.orders import Asked
 from workers.publishing import Shipment
 
@@ -30,14 +32,18 @@ STORE_PATIENCE_SECONDS = 600.0
 T = TypeVar("T")
 
 
-def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> None:
+def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> bool:
     """Run a claimed job, publish what it made and end it; or end it in the way its exception says.
 
     A fenced attempt writes nothing and touches no file: they are another attempt's now.
+
+    Returns:
+        Whether the device failed under it: nothing in this process can compute on it any more.
     """
     row = bench.store.jobs.get(job_id)
     if row.attempt != attempt:
-        return
+        return False
+    ending: Ending | None = None
     events = EventBuffer(
         lambda batch: _patiently(asked, partial(bench.store.jobs.append, job_id, attempt, batch))
     )
@@ -49,14 +55,17 @@ def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> None:
     except Fenced:
         with suppress(LabError):
             events.close()
-        return
+        return False
     except BaseException as error:  # noqa: BLE001  whatever a job raises is its ending
+        ending = ending_of(error)
         with suppress(LabError):
             events.close()
         _log(bench, row, error)
+        _keep(bench, row, error)
         with suppress(Fenced):
-            _patiently(asked, partial(_end, bench, row, ending_of(error)))
+            _patiently(asked, partial(_end, bench, row, ending))
     _clear(bench, job_id)
+    return ending is not None and ending.code == DEVICE
 
 
 def _patiently(asked: Asked, write: Callable[[], T]) -> T:
@@ -81,7 +90,7 @@ def _attempt_of(bench: Bench, row: JobRow, asked: Asked, events: EventBuffer) ->
     folder.mkdir(parents=True, exist_ok=True)
     return Attempt(
         row=row,
-        device=bench.devices.own(),
+        device=_device_for(bench, row),
         folder=folder,
         shelf=bench.shelf,
         asked=asked,
@@ -89,6 +98,13 @@ def _attempt_of(bench: Bench, row: JobRow, asked: Asked, events: EventBuffer) ->
         use_threads=_use_threads,
         reach=bench.failpoints.reach,
     )
+
+
+def _device_for(bench: Bench, row: JobRow) -> Device:
+    """Return our device, or the CPU for a job that a GPU was too small for."""
+    if row.thrift == ON_CPU:
+        return cast(Device, load("workers.device:cpu_device")(bench.settings))
+    return bench.devices.own()
 
 
 @contextmanager
@@ -141,13 +157,26 @@ def _end(bench: Bench, row: JobRow, ending: Ending) -> None:
     else:
         sys.stdout.flush()
         words = LastWords(log=last_lines(bench.log_of(row.id, row.attempt)))
-        jobs.fail(row.id, row.attempt, ending.code, ending.text, ending.field, words)
+        loss = loss_of(ending, bench.devices.name != "cpu", words)
+        if loss is not None:
+            jobs.give_up(row.id, row.attempt, loss)
+        else:
+            jobs.fail(row.id, row.attempt, ending.code, ending.text, ending.field, words)
 
 
 def _clear(bench: Bench, job_id: str) -> None:
     """Remove the work folder of a job that has ended; its logs stay."""
     if bench.store.jobs.get(job_id).is_terminal:
         shutil.rmtree(bench.folder_of(job_id) / "work", ignore_errors=True)
+
+
+def _keep(bench: Bench, row: JobRow, error: BaseException) -> None:
+    """Save what a failed job says is worth keeping from the removal of its work."""
+    if isinstance(error, JobFailed) and error.keep is not None:
+        kept = bench.folder_of(row.id) / "kept"
+        kept.mkdir(exist_ok=True)
+        with suppress(OSError):
+            error.keep.rename(kept / error.keep.name)
 
 
 def _log(bench: Bench, row: JobRow, error: BaseException) -> None:

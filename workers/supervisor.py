@@ -6,20 +6,24 @@ Runs in the consumer's threads. Imports no model library: the work is done by ch
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 
 from lab.core.errors import Fenced, LabError, Unavailable
 from lab.core.lastwords import LastWords, last_lines, log_of
 from lab.core.settings import Settings
 from lab.core.store import Store
+from lab.core.store.devices import Place
 from lab.core.store.rows import JobRow
+from lab.core.store.second_chances import MEMORY, STALLED, Loss
 from workers.crew import Child, Crew
-from workers.endings import text_for_crash
+from workers.endings import text_for_crash, text_for_memory_kill
 from workers.failpoints import Failpoints
 from workers.lane import LanePlan
+from workers.memory import kills_for_memory
 from workers.orders import Order
+from workers.seats import Seat, Seats
 from workers.threads import share_of_threads
 
 log = logging.getLogger(__name__)
@@ -27,7 +31,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Watch:
-    """One running attempt, as its supervisor sees it. Times are monotonic seconds."""
+    """One running attempt, as its supervisor sees it. Times are monotonic seconds.
+
+    `kills` is how many processes the system had killed for want of memory when it began; `total_bytes`
+    is what its device has.
+    """
 
     row: JobRow
     child: Child
@@ -35,6 +43,8 @@ class Watch:
     last_seq: int
     last_word: float
     threads: int
+    kills: int
+    total_bytes: int
     told: set[str] = field(default_factory=set)
     kill_at: float = float("inf")
     why: str = ""
@@ -59,29 +69,51 @@ class Supervisor:
         self._settings, self._store, self._plan, self._crew = settings, store, plan, crew
         self._worker_id = worker_id
         self._failpoints = Failpoints.parse(settings.failpoint, settings.data)
-        self._places: SimpleQueue[int] = SimpleQueue()
+        self._seats = Seats(store, crew)
         self._woken = threading.Thread()
         self.stopping = threading.Event()
         self.device = ""
 
-    def open(self, places: int, device: str) -> None:
-        """Say how many jobs run at a time, and on what, before the first one is claimed."""
-        self.device = device
-        for place in range(places):
-            self._places.put(place)
+    def open(self, seats: Sequence[Seat]) -> None:
+        """Say what places for jobs there are, before the first one is claimed."""
+        self._seats.open(seats)
+        self.device = seats[0].facts.words
+
+    def beat(self) -> None:
+        """Tell the store what our devices are, and give memory back that a waiting job needs."""
+        if not self.device:
+            return
+        self._seats.beat()
+        if self._plan.keeps_engine:
+            kept, names = self._crew.kept_bytes(), ", ".join(self._crew.models())
+            if self._store.devices.keep(self._seats.every[0].place, kept, names):
+                self._crew.forget_models()
 
     def work(self) -> None:
-        """Claim and run waiting jobs until none waits or the worker stops."""
-        place = self._places.get()
+        """Claim and run waiting jobs until none waits for a device of ours that is free."""
+        seat, refused = self._seats.take(), set[Place]()
         try:
             while not self.stopping.is_set():
                 self._failpoints.reach("popped")
-                row = self._store.jobs.claim(self._plan.lane, self._worker_id, self.device)
-                if row is None:
+                row = self._claim(seat)
+                if row is not None:
+                    refused.clear()
+                    self._run(row, seat)
+                    continue
+                refused.add(seat.place)
+                other = self._seats.swap(seat, refused)
+                if other is None:
                     return
-                self._run(row, place)
+                seat = other
         finally:
-            self._places.put(place)
+            self._seats.give_back(seat)
+
+    def _claim(self, seat: Seat) -> JobRow | None:
+        """Take a job for a place; one whose device has failed gets none until it answers again."""
+        place = seat.place
+        if not self._seats.is_well(seat, lambda: log.warning("%s still does not answer.", place.device)):
+            return None
+        return self._store.jobs.claim(self._plan.lane, self._worker_id, seat.facts.words, place)
 
     def wake(self) -> None:
         """Look for waiting jobs without a message, in a thread: the queue does not answer."""
@@ -96,12 +128,21 @@ class Supervisor:
         except LabError:
             log.warning("The store does not answer; the reaper's next round tries again.")
 
-    def _run(self, row: JobRow, place: int) -> None:
+    def _run(self, row: JobRow, seat: Seat) -> None:
         self._failpoints.reach("claimed")
-        began = time.monotonic()
+        place, began = seat.slot, time.monotonic()
         child = self._crew.take(place)
         threads = self._share()
-        watch = Watch(row, child, renewed=began, last_seq=row.last_seq, last_word=began, threads=threads)
+        watch = Watch(
+            row,
+            child,
+            renewed=began,
+            last_seq=row.last_seq,
+            last_word=began,
+            threads=threads,
+            kills=kills_for_memory(),
+            total_bytes=seat.facts.total_bytes,
+        )
         try:
             child.send(watch.order("run", began))
             self._refill(place)
@@ -113,6 +154,8 @@ class Supervisor:
         finally:
             if not self._plan.keeps_engine:
                 child.see_off()
+            if child.broke_device:
+                self._seats.mark_broken(seat)
             self._refill(place)
 
     def _look_after(self, watch: Watch) -> None:
@@ -203,13 +246,20 @@ class Supervisor:
                 row.id, row.attempt, "the database did not answer for longer than its lease"
             )
             return
+        loss = self._loss_of(watch)
+        log.warning("Job %s, attempt %d: %s.", row.id, row.attempt, loss.why)
+        self._store.jobs.give_up(row.id, row.attempt, loss)
+
+    def _loss_of(self, watch: Watch) -> Loss:
+        """Say how an attempt was lost that did not say it itself."""
+        row, end = watch.row, watch.child.name_of_end()
+        words = LastWords(end, last_lines(log_of(self._settings.jobs, row.id, row.attempt)))
+        if end == "SIGKILL" and not watch.why and kills_for_memory() > watch.kills:
+            text = text_for_memory_kill(row.need_bytes, watch.total_bytes)
+            return Loss("the system killed its process for want of memory", MEMORY, text, last_words=words)
         why = watch.why or self._how_it_ended(watch.child)
-        code = "stalled" if "said nothing" in why else "interrupted"
-        log.warning("Job %s, attempt %d: %s.", row.id, row.attempt, why)
-        words = LastWords(
-            watch.child.name_of_end(), last_lines(log_of(self._settings.jobs, row.id, row.attempt))
-        )
-        self._store.jobs.crashed(row.id, row.attempt, why, code, text_for_crash(why), words)
+        code = STALLED if "said nothing" in why else "interrupted"
+        return Loss(why, code, text_for_crash(why), last_words=words)
 
     def _was_cut_off(self, watch: Watch) -> bool:
         """Whether the attempt stopped by itself because its lease could not be renewed: that is no crash."""

@@ -6,6 +6,7 @@
         - NotFound        the same: it was there once, or never
         - Conflict        the same: the name or key is taken
     - JobFailed           the person who sent the job: carries a code that the page explains
+        - OutOfMemory     the same, unless a smaller plan is tried first
     - Unavailable         nobody: the database does not answer now; wait and try again
     - IllegalTransition   whoever wrote the code that asked for it
     - ControlFlow         nobody: these end a run on purpose
@@ -17,6 +18,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Self
 
 from pydantic import ValidationError
@@ -73,11 +75,25 @@ class JobFailed(LabError):
     Args:
         code: a short stable word, such as `disk_full` or `out_of_memory`.
         text: what happened, what it means for the work, what to do.
+        keep: a folder in the job's own that is worth keeping after it.
     """
 
-    def __init__(self, code: str, text: str) -> None:
-        self.code = code
+    def __init__(self, code: str, text: str, keep: Path | None = None) -> None:
+        self.code, self.keep = code, keep
         super().__init__(text)
+
+
+class OutOfMemory(JobFailed):
+    """The memory ran out, as estimated against what was free.
+
+    Args:
+        text: what its owner reads if the job is not tried again.
+        smaller: the plan in which it is tried again, in words; empty where there is no smaller one.
+    """
+
+    def __init__(self, text: str, smaller: str = "") -> None:
+        self.smaller = smaller
+        super().__init__("out_of_memory", text)
 
 
 class Unavailable(LabError):

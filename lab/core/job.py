@@ -93,7 +93,7 @@ class Shelf(Protocol):
         ...
 
     def memory_bytes(self) -> int:
-        """Return the memory of the machine that runs jobs, in bytes."""
+        """Return the memory of the largest device that jobs run on, in bytes."""
         ...
 
 
@@ -108,6 +108,11 @@ class Job(Shelf, Protocol):
     @property
     def attempt(self) -> int:
         """1 at first; more after a crash."""
+        ...
+
+    @property
+    def thrift(self) -> int:
+        """1 once the memory has run out under an earlier attempt: this one takes a smaller plan; else 0."""
         ...
 
     @property

@@ -129,8 +129,9 @@ class Catalog:
         return shutil.disk_usage(self._settings.data).free
 
     def memory_bytes(self) -> int:
-        """Return the memory of this machine, in bytes."""
-        return int(psutil.virtual_memory().total)
+        """Return the memory of the largest device that jobs run on; of this machine while no worker told."""
+        largest = self._store.devices.largest()
+        return largest.total_bytes if largest else int(psutil.virtual_memory().total)
 
     def get(self, name: str) -> CatalogEntry:
         """Return one listed model.

@@ -140,6 +140,10 @@ class ModelCache:
         """Return the names of what is in memory, the one used last at the end."""
         return tuple(loaded.name for loaded in self._models.values())
 
+    def size_bytes(self) -> int:
+        """Return what the models in memory take."""
+        return sum(loaded.size_bytes for loaded in tuple(self._models.values()))
+
     def clear(self) -> None:
         """Let go of everything."""
         with self._lock:

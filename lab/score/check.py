@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lab.core.errors import BadInput
 from lab.core.job import Shelf
+from lab.core.need import Need
 from lab.models.source import Source
 from lab.score.spec import ScoreSpec
 from lab.score.tasks import place, read_documents, read_questions
@@ -26,6 +27,11 @@ class ScoreEstimate:
     questions: int
     texts: int
     memory_bytes: int
+
+    @property
+    def need(self) -> Need:
+        """What the job needs of a device."""
+        return Need(self.memory_bytes, field="models")
 
 
 def check(spec: ScoreSpec, shelf: Shelf) -> ScoreEstimate:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lab.core.errors import BadInput
 from lab.core.job import Shelf
+from lab.core.need import Need, Way, mildest
 from lab.data.reading import lines_of
 from lab.data.split import held_out_count
 from lab.models.config import is_adapter, read_adapter_config, read_json, read_model_config
@@ -42,6 +43,7 @@ class Estimate:
         memory_bytes, disk_bytes: needed at the peak.
         trained: weights that are trained.
         words: all that as a sentence.
+        ways: changes of the form that need less memory.
     """
 
     plan: Plan
@@ -51,6 +53,12 @@ class Estimate:
     disk_bytes: int
     trained: int
     words: str
+    ways: tuple[Way, ...] = ()
+
+    @property
+    def need(self) -> Need:
+        """What the job needs of a device, and what would make it smaller."""
+        return Need(self.memory_bytes, self.ways)
 
 
 def check(spec: TuneSpec, shelf: Shelf) -> Estimate:
@@ -67,7 +75,7 @@ def check(spec: TuneSpec, shelf: Shelf) -> Estimate:
     lengths = _lengths_in(shelf.dataset(spec.dataset), spec.dataset)
     _check_context(spec, weight)
     estimate = _estimate(spec, weight, lengths, shelf.memory_bytes())
-    _check_memory(spec, weight, estimate, shelf.memory_bytes())
+    _check_memory(estimate, shelf.memory_bytes())
     _check_disk(estimate, shelf.free_disk_bytes())
     return estimate
 
@@ -172,7 +180,8 @@ def _estimate(spec: TuneSpec, weight: Weight, lengths: tuple[int, ...], memory: 
         f"{plan.steps:,} steps of {spec.batch} rows, about {tokens:,} tokens, {trained / 1e6:.1f} M trained "
         f"weights, {need / 2**30:.1f} GB of memory, {_minutes(minutes)} on two CPU cores."
     )
-    return Estimate(plan, tokens, minutes, need, disk, trained, words)
+    ways = _ways_to_fit(spec, weight, length, need)
+    return Estimate(plan, tokens, minutes, need, disk, trained, words, ways)
 
 
 def _minutes(minutes: float) -> str:
@@ -181,47 +190,42 @@ def _minutes(minutes: float) -> str:
     return f"about {math.ceil(minutes)} minutes" if minutes < 120 else f"about {minutes / 60:.0f} hours"
 
 
-def _check_memory(spec: TuneSpec, weight: Weight, estimate: Estimate, memory: int) -> None:
-    if estimate.memory_bytes <= memory:
-        return
-    ways = _ways_to_fit(spec, weight, estimate, memory)
-    raise BadInput(
-        f"This needs about {estimate.memory_bytes / 2**30:.1f} GB of memory.",
-        f"There are {memory / 2**30:.1f} GB.",
-        f"It would fit with {' or '.join(ways)}."
-        if ways
-        else "Choose a smaller model: nothing smaller fits.",
-        field="model",
-    )
+def _check_memory(estimate: Estimate, memory: int) -> None:
+    if estimate.memory_bytes > memory:
+        raise estimate.need.too_large_for(memory, "The largest device here")
 
 
-def _ways_to_fit(spec: TuneSpec, weight: Weight, estimate: Estimate, memory: int) -> list[str]:
-    """Return up to three changes of the form, each of which would fit the memory."""
-    length = estimate.plan.max_length
-    shorter = [cut for cut in (1024, 512, 256, 128) if cut < length]
-    # One way of each sort, the mildest that fits.
-    sorts: list[list[tuple[str, dict[str, Any]]]] = [
-        [("a micro-batch of 1", {"micro_batch": 1})] if spec.micro_batch else [],
-        [(f"rows of at most {cut} tokens", {"max_length": cut}) for cut in shorter],
-        [("method qlora", {"method": "qlora"})],
-        [(f"a rank of {rank}", {"rank": rank}) for rank in (64, 16, 8) if rank < spec.rank],
-        [("no full model", {"full_model": False})] if spec.full_model else [],
-        [
-            (f"qlora and rows of at most {cut} tokens", {"method": "qlora", "max_length": cut})
-            for cut in shorter
-        ],
+def _ways_to_fit(spec: TuneSpec, weight: Weight, length: int, need: int) -> tuple[Way, ...]:
+    """Return changes of the form that need less memory, of each sort the mildest first."""
+    cuts = [cut for cut in (1024, 512, 256, 128) if cut < length]
+    rows = [size for size in (4, 2, 1) if spec.batch % size == 0 and size < (spec.micro_batch or 1)]
+    qlora = {"method": "qlora"}
+    sorts: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
+        ("rows", [(_rows_words(size, spec.batch), {"micro_batch": size}) for size in rows]),
+        ("length", [(f"rows of at most {cut} tokens", {"max_length": cut}) for cut in cuts]),
+        ("method", [("method qlora", qlora)] if spec.method != "qlora" else []),
+        ("rank", [(f"a rank of {rank}", {"rank": rank}) for rank in (64, 16, 8) if rank < spec.rank]),
+        ("full", [("no full model", {"full_model": False})] if spec.full_model else []),
+        (
+            "both",
+            [(f"qlora and rows of at most {cut} tokens", {**qlora, "max_length": cut}) for cut in cuts],
+        ),
     ]
-    ways: list[str] = []
-    for sort in sorts:
-        fitting = (
-            words for words, change in sort if _fits(spec.model_copy(update=change), weight, length, memory)
-        )
-        ways += [words for words in [next(fitting, None)] if words]
-    return ways[:3]
+    ways = (
+        Way(sort, words, _least_need(spec.model_copy(update=change), weight, length))
+        for sort, changes in sorts
+        for words, change in changes
+    )
+    return mildest(ways, need)
 
 
-def _fits(spec: TuneSpec, weight: Weight, length: int, memory: int) -> bool:
-    return _need(spec, weight, spec.max_length or length, memory) <= FULLEST * memory
+def _rows_words(size: int, batch: int) -> str:
+    return f"a micro-batch of {size}, gathered {batch // size} times to the batch of {batch}"
+
+
+def _least_need(spec: TuneSpec, weight: Weight, length: int) -> int:
+    """Return what the smallest plan of a spec needs, with a tenth of the device left free."""
+    return math.ceil(_need(spec, weight, min(spec.max_length or length, length), 0) / FULLEST)
 
 
 def _need(spec: TuneSpec, weight: Weight, length: int, memory: int) -> int:

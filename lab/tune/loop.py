@@ -31,6 +31,23 @@ class Trained:
     history: list[dict[str, Any]]
 
 
+class Learner(Trainer):
+    """The trainer, but a loss that is no number ends the run at its step, before a weight is changed."""
+
+    pace: Pace
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute loss and gradients of one micro-batch.
+
+        Raises:
+            JobFailed: the loss is no number.
+        """
+        loss = super().training_step(*args, **kwargs)
+        if not bool(loss.isfinite().all()):
+            raise self.pace.no_number(self.state.global_step + 1, float(loss))
+        return loss
+
+
 def train(model: Any, rows: Rows, plan: Plan, spec: TuneSpec, job: Job) -> Trained:
     """Train a prepared model, from the last good checkpoint of the job where there is one.
 
@@ -50,7 +67,7 @@ def train(model: Any, rows: Rows, plan: Plan, spec: TuneSpec, job: Job) -> Train
     if kept is not None:
         job.note(f"Going on from the checkpoint of step {step_of(kept)}.")
     pace = Pace(job, plan, spec.checkpoint_steps)
-    trainer = Trainer(
+    trainer = Learner(
         model=model,
         args=training_arguments(spec, plan, job.device, folder),
         train_dataset=features_of(rows.train),
@@ -59,7 +76,7 @@ def train(model: Any, rows: Rows, plan: Plan, spec: TuneSpec, job: Job) -> Train
         callbacks=[pace],
     )
     trainer.remove_callback(PrinterCallback)
-    pace.trainer = trainer
+    pace.trainer, trainer.pace = trainer, pace
     try:
         if kept is not None and step_of(kept) >= plan.steps:  # it died after the last step
             return _finished_before(trainer, kept)

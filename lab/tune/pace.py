@@ -100,7 +100,7 @@ class Pace(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         if not all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "grad_norm")):
-            raise self._no_number(state.global_step, logs["loss"])
+            raise self.no_number(state.global_step, logs["loss"])
         values = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
         tokens, seconds = (
             (sum(column) for column in zip(*self._timed, strict=True)) if self._timed else (0, 0)
@@ -150,7 +150,8 @@ class Pace(TrainerCallback):
         a_step = sum(seconds for _, seconds in self._timed) / len(self._timed)
         return left * a_step + evaluations * self._eval_seconds
 
-    def _no_number(self, step: int, loss: float) -> JobFailed:
+    def no_number(self, step: int, loss: float) -> JobFailed:
+        """Return the failure of a run whose loss is no number at a step, with its last good checkpoint."""
         kept = latest_complete(Path(self.trainer.args.output_dir))
         good = (
             f"The last good checkpoint, of step {step_of(kept)}, is kept in the job's folder." if kept else ""
@@ -159,4 +160,5 @@ class Pace(TrainerCallback):
             "nan_loss",
             f"The loss is {loss} at step {step}: training has diverged and nothing was published. {good} "
             "Try a learning rate ten times smaller, or a gradient clip of 1.".replace("  ", " "),
+            keep=kept,
         )

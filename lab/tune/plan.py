@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lab.models.config import ModelConfig
 from lab.tune.registry import TuneMethod
@@ -35,6 +35,7 @@ class Plan:
         eval_every: steps between evaluations; 0 evaluates at the end only.
         log_every: steps between points of the loss curve.
         checkpointing: whether activations are computed twice to save memory.
+        is_smaller: whether it was made smaller after the memory had run out.
     """
 
     train_rows: int
@@ -47,6 +48,7 @@ class Plan:
     eval_every: int
     log_every: int
     checkpointing: bool
+    is_smaller: bool = False
 
 
 def length_limit(spec: TuneSpec, lengths: Sequence[int], context: int) -> int:
@@ -104,6 +106,34 @@ def make_plan(
         log_every=math.ceil(steps / MOST_POINTS),
         checkpointing=fit[1],
     )
+
+
+def smaller_plan(plan: Plan, batch: int) -> Plan | None:
+    """Return the plan to try when the memory ran out: half the rows at once, accumulated twice as often.
+
+    Where there is one row at once, activations are computed twice instead. The steps, and what a step
+    learns from, stay as they are.
+
+    Args:
+        plan: the one that was too large.
+        batch: rows of a step.
+
+    Returns:
+        None when there is nothing smaller.
+    """
+    fewer = [size for size in range(1, plan.micro_batch // 2 + 1) if batch % size == 0]
+    if fewer:
+        return replace(plan, micro_batch=fewer[-1], is_smaller=True)
+    return None if plan.checkpointing else replace(plan, checkpointing=True, is_smaller=True)
+
+
+def plan_in_words(plan: Plan, batch: int) -> str:
+    """Say how many rows are in memory at once and how a step comes to its batch."""
+    times = batch // plan.micro_batch
+    rows = f"{plan.micro_batch} row{'s' if plan.micro_batch > 1 else ''} at once"
+    gathered = f", gathered {times} times to the batch of {batch}" if times > 1 else ""
+    twice = ", activations computed twice" if plan.checkpointing else ""
+    return f"{rows}{gathered}{twice}"
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from lab.core.errors import BadInput, JobFailed
-from lab.core.job import Job, NewModel, Outcome
+from lab.core.errors import BadInput, OutOfMemory
+from lab.core.job import Device, Job, NewModel, Outcome
 from lab.data.encoding import load_tokenizer
 from lab.models.config import read_model_config
 from lab.models.headers import read_headers
 from lab.models.publish import full_disk_is_failure
+from lab.models.runtime import is_out_of_memory
 from lab.tune.adapters import save_adapter
 from lab.tune.batches import Rows, load_rows
 from lab.tune.loop import Trained, train
-from lab.tune.plan import Plan, Weight, fit_memory, length_limit, make_plan
+from lab.tune.plan import (
+    Plan,
+    Weight,
+    fit_memory,
+    length_limit,
+    make_plan,
+    memory_bytes,
+    plan_in_words,
+    smaller_plan,
+)
 from lab.tune.registry import TuneMethod, tune_methods
 from lab.tune.spec import TuneSpec
 
@@ -60,8 +69,10 @@ def _run(spec: TuneSpec, job: Job) -> Outcome:
         model = method.prepare(base, spec, job.device)
         model.config.pad_token_id = _pad_id(tokenizer)
         trained = train(model, rows, plan, spec, job)
-    except torch.OutOfMemoryError as error:
-        raise _out_of_memory(spec, plan, error) from None
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise _out_of_memory(spec, plan, base, job, error) from None
+        raise
     adapter = save_adapter(model, tokenizer, spec.model, job.folder / "adapter")
     del model
     models = _models(spec, job, base, method, adapter, trained)
@@ -82,22 +93,34 @@ def _writers_tell_of_a_full_disk(folder: Path) -> Iterator[None]:
 def _settled_plan(spec: TuneSpec, job: Job, base: Path, uncut: Rows) -> Plan:
     """Return the plan of the first attempt, or make it: a resumed run needs the very same numbers."""
     file = job.folder / "plan.json"
-    if file.is_file():
-        return Plan(**json.loads(file.read_text()))
-    config = read_model_config(base)
+    kept = file.is_file()
+    plan = Plan(**json.loads(file.read_text())) if kept else _new_plan(spec, job, base, uncut)
+    smaller = smaller_plan(plan, spec.batch) if job.thrift and not plan.is_smaller else None
+    if smaller is not None:
+        was, now = plan_in_words(plan, spec.batch), plan_in_words(smaller, spec.batch)
+        job.note(f"The memory ran out with {was}. It goes on with {now}.", "warning")
+        plan = smaller
+    if smaller is not None or not kept:
+        draft = file.with_suffix(".tmp")
+        draft.write_text(json.dumps(asdict(plan)))
+        draft.replace(file)
+    return plan
+
+
+def _weight(base: Path, device: Device) -> Weight:
     parameters = sum(tensor.elements for tensor in read_headers(base).values())
-    weight = Weight(config, parameters, 2 if job.device.dtype in ("bfloat16", "float16") else 4)
-    length = length_limit(spec, uncut.lengths, config.context)
+    return Weight(read_model_config(base), parameters, 2 if device.dtype in ("bfloat16", "float16") else 4)
+
+
+def _new_plan(spec: TuneSpec, job: Job, base: Path, uncut: Rows) -> Plan:
+    weight = _weight(base, job.device)
+    length = length_limit(spec, uncut.lengths, weight.config.context)
     fit = fit_memory(spec, weight, tune_methods[spec.method], length, job.device.free_bytes)
     rows = uncut.cut(length)
     if not rows.train:
         seen = f"No row has an answer within its first {length} tokens."
         raise BadInput(seen, "A model learns from the answers.", "Allow longer rows.", field="max_length")
-    plan = make_plan(spec, len(rows.train), len(rows.held_out), length, fit)
-    draft = file.with_suffix(".tmp")
-    draft.write_text(json.dumps(asdict(plan)))
-    draft.replace(file)
-    return plan
+    return make_plan(spec, len(rows.train), len(rows.held_out), length, fit)
 
 
 def _cut(uncut: Rows, plan: Plan, job: Job) -> Rows:
@@ -163,11 +186,22 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
 
 
-def _out_of_memory(spec: TuneSpec, plan: Plan, error: Exception) -> JobFailed:
-    smaller = max(1, plan.micro_batch // 2)
-    return JobFailed(
-        "out_of_memory",
-        f"The memory of the device ran out with {plan.micro_batch} rows of {plan.max_length} tokens at once. "
-        f"Run it again with a micro-batch of {smaller} (the batch of {spec.batch} stays) or shorter rows. "
-        f"({str(error)[:200]})",
+def _out_of_memory(spec: TuneSpec, plan: Plan, base: Path, job: Job, error: Exception) -> OutOfMemory:
+    need = memory_bytes(
+        _weight(base, job.device),
+        tune_methods[spec.method],
+        spec.rank,
+        plan.micro_batch * plan.max_length,
+        checkpointing=plan.checkpointing,
+    )
+    smaller = None if plan.is_smaller else smaller_plan(plan, spec.batch)
+    less = f"a micro-batch of {max(1, plan.micro_batch // 2)} (the batch of {spec.batch} stays), " * (
+        plan.micro_batch > 1
+    )
+    return OutOfMemory(
+        f"The memory of the device ran out with {plan_in_words(plan, spec.batch)}, rows of {plan.max_length} "
+        f"tokens. About {need / 2**30:.1f} GB were expected to do; "
+        f"{job.device.free_bytes / 2**30:.1f} GB were free. Run it again with {less}shorter rows "
+        f"or method qlora. ({str(error)[:200]})",
+        f"with {plan_in_words(smaller, spec.batch)}" if smaller else "",
     )

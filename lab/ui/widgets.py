@@ -135,7 +135,8 @@ def empty_state(title: str, words: str, actions: str = "") -> str:
 def progress_line(job: JobRow) -> str:
     """Return the bar of a live job with what it does and the time left."""
     share = min(max(job.progress, 0.0), 1.0)
-    words = job.progress_words or ("waiting for a free worker" if job.state == "queued" else "starting")
+    usual = "waiting for a free worker" if job.state == "queued" else "starting"
+    words = job.waits_for or job.progress_words or usual
     left = time_left(job.seconds_left) if job.state == "running" else ""
     figures = " · ".join(part for part in (percent(share) if job.state != "queued" else "", left) if part)
     return (

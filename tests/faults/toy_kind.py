@@ -14,6 +14,7 @@ from lab.core.errors import BadInput
 from lab.core.job import Device, Job, NewModel, Outcome, Run
 from lab.core.settings import Settings
 from lab.core.spec import JobSpec
+from workers.orders import DeviceFacts
 
 
 class ToySpec(JobSpec):
@@ -75,14 +76,22 @@ def _models(spec: ToySpec, job: Job) -> tuple[NewModel, ...]:
 
 
 class ToyDevices:
+    """One device, or those of toy_devices.json in the data folder: names with their bytes."""
+
     def __init__(self, settings: Settings, slot: int) -> None:
-        pass
+        file = settings.data / "toy_devices.json"
+        self._bytes = json.loads(file.read_text()) if file.exists() else {"cpu": 1 << 40}
+        self.name = list(self._bytes)[slot % len(self._bytes)]
 
     def own(self) -> Device:
-        return Device("cpu", "float32", "toy device", 1 << 30)
+        words = "toy device" if self.name == "cpu" else self.name
+        return Device("cpu", "float32", words, self._bytes[self.name])
+
+    def facts(self) -> DeviceFacts:
+        return DeviceFacts(self.name, self.own().words, self._bytes[self.name])
 
     def words(self) -> tuple[str, ...]:
-        return (self.own().words,)
+        return tuple(self._bytes)
 
 
 def parse_spec(value: Mapping[str, Any]) -> ToySpec:

@@ -114,7 +114,7 @@ def test_a_run_too_large_for_memory_is_refused_with_changes_that_would_fit(
     shelf.memory = 8 << 30
     refused = refusal(shelf, model="large", max_length=2048, rank=128)
     assert "GB of memory" in refused.saw
-    assert "There are 8.0 GB." in refused.expected
+    assert "has 8.0 GB." in refused.expected
     assert "method qlora" in refused.do or "tokens" in refused.do
     shelf.memory = 1 << 20
     assert "smaller model" in refusal(shelf, model="large").do
