@@ -7,7 +7,7 @@ Run again, it picks up what is there.
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from lab.compare.spec import CompareSpec
 from lab.core.errors import LabError
 from lab.core.settings import read_settings
 from lab.core.spec import JobSpec
-from lab.core.store import open_store
-from lab.core.store.rows import JobRow, ScoreRow
+from lab.core.store import Store, open_store
+from lab.core.store.rows import DatasetRow, JobRow, ScoreRow
 from lab.data.importing import import_dataset
 from lab.data.samples import sample_datasets
 from lab.jobs import Desk
@@ -40,7 +40,9 @@ def main() -> int:
     store = open_store(settings)
     workers = start_workers(settings)
     try:
-        play(Desk(store, Catalog(store, settings), make_bells(settings)), settings.datasets)
+        catalog = Catalog(store, settings)
+        bring_samples(store, settings.datasets, catalog.keep_dataset)
+        play(Desk(store, catalog, make_bells(settings)))
     except LabError as error:
         print(f"demo: stopped. {error}", file=sys.stderr)
         return 1
@@ -52,11 +54,10 @@ def main() -> int:
     return 0
 
 
-def play(desk: Desk, datasets: Path) -> None:
+def play(desk: Desk) -> None:
     """Hand in the jobs one after another and show what came out."""
     run(desk, StarterSpec())
     begun = time.monotonic()  # fetching the starter model is not part of the story
-    bring_samples(desk, datasets)
     tuned = [tune(name) for name in ("pirate", "sums")]
     for spec in (*tuned, *merges(), upscaled(STARTER, 30, 12, name="smollm2-36-layers")):
         run(desk, spec)
@@ -77,12 +78,12 @@ def play(desk: Desk, datasets: Path) -> None:
     print(f"demo: done in {time.monotonic() - begun:.0f} s")
 
 
-def bring_samples(desk: Desk, datasets: Path) -> None:
+def bring_samples(store: Store, datasets: Path, keep: Callable[[DatasetRow, Path], None]) -> None:
     """Import the datasets that ship with the lab, where they are not there yet."""
-    known = {row.name for row in desk.store.datasets.list()}
+    known = {row.name for row in store.datasets.list()}
     for sample in sample_datasets():
         if sample.name not in known:
-            import_dataset(sample.path, sample.name, OWNER, desk.store, datasets)
+            import_dataset(sample.path, sample.name, OWNER, store, datasets, keep)
 
 
 def tune(dataset: str) -> TuneSpec:

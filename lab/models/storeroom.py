@@ -71,11 +71,13 @@ class Storeroom:
             self._fs, root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:
             raise BadInput(
-                f"LAB_STORE_URL is {url!r}: {error}.",
-                "It is a URL that fsspec reaches, such as s3://bucket/folder or file:///mnt/lab.",
+                f"{url!r} can't be reached: {error}.",
+                "LAB_STORE_URL, and the place of a backup, is a URL that fsspec knows: s3://bucket/folder, "
+                "file:///mnt/lab; or a folder.",
                 "Mend it, or install what it needs (s3fs for s3://).",
-                field="LAB_STORE_URL",
             ) from error
+        if hasattr(self._fs, "auto_mkdir"):
+            self._fs.auto_mkdir = True  # a disk has folders, an object store only names
         self._root = str(root).rstrip("/")
         self._faults = _faults()
 
@@ -94,8 +96,7 @@ class Storeroom:
             return key
         for file in manifest.files:
             self.put_file(folder / file.path, f"{key}/{file.path}", file.sha256, watcher)
-        with self._answering("written"):
-            self._fs.pipe_file(self._path(f"{key}/{MANIFEST}"), seal)
+        self.put_bytes(seal, f"{key}/{MANIFEST}")
         return key
 
     def put_file(self, source: Path, key: str, sha256: str, watcher: Watcher = NOBODY) -> None:
@@ -106,13 +107,39 @@ class Storeroom:
             Unavailable: the store does not answer.
         """
         path = self._path(key)
-        with self._answering("written"), full_disk_is_failure(f"writing {key} to the store"):
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            with source.open("rb") as reading, self._fs.open(path, "wb") as writing:
-                seen = _copy(reading, writing, watcher)
-                _force_to_disk(writing)
+        with (
+            self._answering("written"),
+            full_disk_is_failure(f"writing {key} to the store"),
+            source.open("rb") as reading,
+            self._fs.open(path, "wb") as writing,
+        ):
+            seen = _copy(reading, writing, watcher)
+            _force_to_disk(writing)
         if seen != sha256:
             raise _damaged(str(source), seen, sha256)
+
+    def put_bytes(self, content: bytes, key: str) -> None:
+        """Write a small file; it is there whole or as it was before.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        draft, path = self._path(f"{key}.draft"), self._path(key)
+        with self._answering("written"):
+            with self._fs.open(draft, "wb") as writing:
+                writing.write(content)
+                _force_to_disk(writing)
+            self._fs.mv(draft, path)
+
+    def get_bytes(self, key: str) -> bytes:
+        """Return a small file, unchecked.
+
+        Raises:
+            NotFound: it is not there.
+            Unavailable: the store does not answer.
+        """
+        with self._answering("read", key):
+            return cast(bytes, self._fs.cat_file(self._path(key)))
 
     def fetch_manifest(self, key: str, sha256: str) -> bytes:
         """Return the manifest of a model.
@@ -122,7 +149,7 @@ class Storeroom:
             BadInput: it is not the one that was published.
             Unavailable: the store does not answer.
         """
-        raw = self._bytes(f"{key}/{MANIFEST}")
+        raw = self.get_bytes(f"{key}/{MANIFEST}")
         seen = hashlib.sha256(raw).hexdigest()
         if seen != sha256:
             raise _damaged(f"{key}/{MANIFEST}", seen, sha256)
@@ -197,13 +224,9 @@ class Storeroom:
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
 
-    def _bytes(self, key: str) -> bytes:
-        with self._answering("read", key):
-            return cast(bytes, self._fs.cat_file(self._path(key)))
-
     def _bytes_or_none(self, key: str) -> bytes | None:
         try:
-            return self._bytes(key)
+            return self.get_bytes(key)
         except NotFound:
             return None
 

@@ -8,12 +8,12 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from servers import Backend
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from lab.core.errors import LabError
 from lab.core.settings import Settings
-from lab.core.store import Store, open_store
+from lab.core.store import Store, Success, open_store
 from lab.core.store.database import MIGRATIONS
 
 ROW = {
@@ -66,6 +66,49 @@ def test_a_database_of_the_first_release_is_migrated_and_its_job_runs(empty: Set
     with store.database.read() as connection:
         assert "jobs_leases" in {index["name"] for index in inspect(connection).get_indexes("jobs")}
     store.close()
+
+
+EARLIER = sorted(file.name[:4] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))[:-1]
+
+
+@pytest.mark.parametrize("revision", EARLIER)
+def test_jobs_of_every_earlier_release_finish_or_are_queued_again(empty: Settings, revision: str) -> None:
+    bring_to(empty, revision)
+    old = Store(empty.database)
+    with old.database.write() as connection:
+        for name in ("alive", "dead", "done"):
+            add_running(connection, name, lease_until=9e9 if name == "alive" else 1.0)
+        connection.execute(
+            text("UPDATE jobs SET state = 'succeeded', finished = 2.0 WHERE idem_key = 'done'")
+        )
+        values = "('pirate', 'merge', 'ada', '[]', '', '{}', 7, 'abc', NULL, 1.0)"
+        connection.execute(text(f"INSERT INTO models VALUES {values}"))
+        connection.execute(text("INSERT INTO scores VALUES ('pirate', 'bits', 't', 1, 0, 2, 5, 'x', 1.0)"))
+    old.close()
+    store = open_store(empty)
+    jobs = {row.title: row for row in store.jobs.list()}
+    assert store.jobs.heartbeat(jobs["alive"].id, 1).state == "running"  # its worker has not been stopped yet
+    assert [(row.title, row.state) for row in store.jobs.reap()] == [("dead", "queued")]
+    assert store.jobs.succeed(jobs["alive"].id, 1, Success({"loss": 1.0})).state == "succeeded"
+    claimed = {store.jobs.claim("batch", "w", "cpu").title for _ in range(2)}  # type: ignore[union-attr]
+    assert claimed == {"a merge", "dead"}
+    assert store.jobs.get(jobs["done"].id).state == "succeeded"
+    assert [row.name for row in store.models.list()] == ["pirate"]
+    assert [row.value for row in store.scores.of(["pirate"])] == [1.0]
+    store.close()
+
+
+def add_running(connection: Connection, name: str, lease_until: float) -> None:
+    """Add a job that a worker of the old release holds, by the old release's columns."""
+    row = {**ROW, "id": name.ljust(32, "0"), "idem_key": name, "title": name}
+    names, values = ", ".join(row), ", ".join(f":{key}" for key in row)
+    connection.execute(text(f"INSERT INTO jobs ({names}) VALUES ({values})"), row)
+    event = {"id": row["id"], "payload": '{"state": "queued", "attempt": 0, "why": ""}'}
+    connection.execute(text("INSERT INTO events VALUES (:id, 1, 1000.0, 'state', :payload)"), event)
+    held = "state = 'running', attempt = 1, worker_id = 'old', started = 1.0, lease_until = :until"
+    connection.execute(
+        text(f"UPDATE jobs SET {held} WHERE id = :id"), {"id": row["id"], "until": lease_until}
+    )
 
 
 def test_hosts_that_start_at_once_migrate_once(empty: Settings) -> None:

@@ -65,8 +65,11 @@ class Database:
                 "Free disk space, or wait until the database answers again, and try again."
             ) from error
 
-    def migrate(self) -> None:
+    def migrate(self, revision: str = "head") -> None:
         """Bring the schema to this release. An older release's database keeps its rows.
+
+        Args:
+            revision: a migration to stop at; a database beyond it stays as it is.
 
         Raises:
             LabError: the database does not answer, or a newer release of the lab has migrated it.
@@ -84,7 +87,7 @@ class Database:
                 connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
 
     def wait_until_ready(self, seconds: float) -> None:
         """Wait for a database server that is still starting.
@@ -109,17 +112,27 @@ class Database:
         Raises:
             LabError: the database's is newer.
         """
-        newest = max(file.name.split("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+        newest = _newest()
         with self.read() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return False
             found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-        if found is not None and found > newest:
+        if found is not None:
+            self.expect_no_newer(found)
+        return bool(found == newest)
+
+    @staticmethod
+    def expect_no_newer(schema: str) -> None:
+        """Refuse what a newer release made.
+
+        Raises:
+            LabError: this release has no such migration yet.
+        """
+        if schema > _newest():
             raise LabError(
-                f"The lab's database is of a newer release (schema {found}); this one knows {newest}. "
+                f"The lab's database is of a newer release (schema {schema}); this one knows {_newest()}. "
                 "Start the newer release, or restore the backup that was made before it."
             )
-        return bool(found == newest)
 
     def time(self) -> float:
         """Return the present by the database's clock, in seconds since 1970."""
@@ -129,6 +142,11 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+def _newest() -> str:
+    """Return the number of the newest migration."""
+    return max(file.name.split("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def _words(error: Exception) -> str:

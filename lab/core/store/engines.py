@@ -46,7 +46,8 @@ POSTGRES_CONNECT: dict[str, object] = {
 _POSTGRES_LIMITS = {
     "statement_timeout": "15s",
     "lock_timeout": "10s",
-    "idle_in_transaction_session_timeout": "30s",
+    # A host that is cut off in the middle of a write must not hold a row beyond its lease.
+    "idle_in_transaction_session_timeout": "10s",
 }
 
 

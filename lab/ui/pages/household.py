@@ -60,7 +60,7 @@ class Household:
             names=frozenset(one.row.name for one in entries),
             licence=licences(entry.row, [one.row for one in entries]),
             files=files,
-            folder=str(entry.folder) if is_at_home else "",
+            folder=str(entry.folder) if is_at_home and entry.folder.is_dir() else "",
             again=self._next_name(entry.row.name, job, who),
             may_delete=self.may_delete(entry, who),
         )
