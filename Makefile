@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test test-unit test-faults reliability check demo bench screenshots clean
+.PHONY: run test test-unit test-faults reliability check demo bench chaos soak screenshots clean
 
 run: .venv
 	@echo "Fetching the starter model (93 MB, once) ..."
@@ -50,14 +50,22 @@ demo: .venv
 bench: .venv/dev chromium
 	$(BIN)/python -m benchmarks
 
+# One run ends with `chaos: N jobs, 0 lost, 0 published twice, 0 stuck`; ARGS='--jobs 100 --backend redis' and so on.
+chaos: .venv/dev servers
+	$(BIN)/python tests/faults/chaos.py $(ARGS)
+
+MINUTES ?= 30
+soak: .venv/dev servers
+	$(BIN)/python tests/faults/chaos.py --jobs 0 --seconds $$((60 * $(MINUTES))) --every 60 --csv .cache/soak.csv $(ARGS)
+
 screenshots: .venv/dev chromium
 	PYTHONPATH=. $(BIN)/python tests/browser/screenshots.py docs/images
 
 .PHONY: servers
 servers:
-	@{ command -v redis-server && ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || test "$$(id -u)" != 0 || { \
+	@{ command -v redis-server && command -v ip && ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || test "$$(id -u)" != 0 || { \
 	  echo "Installing PostgreSQL and Redis for the tests of several machines ..."; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql redis-server >/dev/null; }
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql redis-server iproute2 >/dev/null; }
 
 .PHONY: chromium
 chromium:
