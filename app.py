@@ -27,6 +27,7 @@ from starlette.middleware.cors import CORSMiddleware
 from lab.core.errors import LabError, Unavailable
 from lab.core.settings import Settings, read_settings
 from lab.core.store import Store, open_store
+from lab.core.store.limits import limits_of
 from lab.house import HOUSE_OWNER, DemoHouse, clear_table
 from lab.jobs import Desk
 from lab.models.catalog import Catalog
@@ -108,7 +109,8 @@ def open_port(settings: Settings) -> socket.socket:
 def build_services(settings: Settings, store: Store) -> Services:
     """Put together what the pages get."""
     catalog = Catalog(store, settings)
-    desk = Desk(store, catalog.for_checks(), make_bells(settings))
+    bells, limits = make_bells(settings), limits_of(settings, exempt=(HOUSE_OWNER,))
+    desk = Desk(store, catalog.for_checks(), bells, limits=limits, most_running=settings.most_running)
     if settings.space:
         house = DemoHouse(store)
         desk = replace(desk, gate=house.gate, rules=house.rules)

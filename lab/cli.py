@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -20,8 +20,8 @@ from lab.compare.spec import CompareSpec
 from lab.core.errors import BadInput, JobFailed, LabError, problems_of
 from lab.core.job import Device, Outcome, Shelf
 from lab.core.settings import Settings, read_settings
-from lab.core.spec import JobSpec, LabName, strict_json
-from lab.core.store import open_store
+from lab.core.spec import JobSpec, LabName, Lane, strict_json
+from lab.core.store import Store, open_store
 from lab.local import (
     LocalJob,
     Voice,
@@ -46,6 +46,10 @@ from lab.tune import recipe as tune_recipe
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 SPEC_BYTES = 16 << 20
+
+LANES: tuple[Lane, ...] = get_args(Lane)
+LOCAL_OWNER = "local"
+"""Who pauses the queue from the command line of the lab's own machine."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,9 @@ def parser() -> argparse.ArgumentParser:
     command("starter", starter, "Fetch the starter model (93 MB, once) and check it.")
     sub = command("jobs", jobs, "List the lab's newest jobs.")
     sub.add_argument("--limit", type=int, default=20)
+    sub = command("queue", queue, "Show the line of waiting jobs; pause it or resume it.")
+    sub.add_argument("verb", nargs="?", choices=["show", "pause", "resume"], default="show")
+    sub.add_argument("--lane", choices=LANES, help="only one lane; all of them when not given")
     sub = command("backup", backup, "Copy the lab, while it runs, to a folder or a URL that fsspec reaches.")
     sub.add_argument("place", metavar="PLACE")
     sub = command("restore", restore, "Bring a backup into an empty lab.")
@@ -232,11 +239,7 @@ def starter(desk: Desk) -> None:
 
 def jobs(desk: Desk) -> None:
     """List the newest jobs of the lab on this machine, one a line."""
-    if not desk.has_lab:
-        raise BadInput(
-            f"There is no lab in {desk.settings.data}.", "", "Start it, or set LAB_DATA to its folder."
-        )
-    for row in open_store(desk.settings).jobs.list(limit=desk.args.limit):
+    for row in _store_of(desk).jobs.list(limit=desk.args.limit):
         when = datetime.fromtimestamp(row.created, UTC).strftime("%Y-%m-%d %H:%M")
         print(f"{row.id}  {when}  {row.state:<10}  {row.progress:4.0%}  {row.title}")
 
@@ -266,6 +269,37 @@ def _tell_tally(desk: Desk, tally: Tally) -> None:
     desk.voice.say(f"Models: {tally.models}. Datasets: {tally.datasets}. Rows: {rows}.")
     if tally.left_out:
         raise JobFailed("left_out", f"{len(tally.left_out)} of them could not be copied; the rest is whole.")
+
+
+def queue(desk: Desk) -> None:
+    """Pause the line of waiting jobs, resume it, or show it, the next job first."""
+    store, lanes = _store_of(desk), [desk.args.lane] if desk.args.lane else list(LANES)
+    if desk.args.verb == "pause":
+        store.line.pause(lanes, LOCAL_OWNER)
+        desk.voice.say(f"Paused: {', '.join(lanes)}. Running jobs go on.")
+    elif desk.args.verb == "resume":
+        store.line.resume(lanes)
+        desk.voice.say(f"Resumed: {', '.join(lanes)}. Waiting jobs start within seconds.")
+    else:
+        paused = store.line.pauses()
+        for lane in lanes:
+            desk.voice.say(f"{lane}: {'paused' if lane in paused else 'going'}")
+            for job_id, standing in store.line.standings(lane, desk.settings.most_running).items():
+                start = "unknown" if standing.starts_in is None else f"in {standing.starts_in:.0f} s"
+                print(f"{job_id}  {standing.position:>3}  starts {start:<10}  {store.jobs.get(job_id).title}")
+
+
+def _store_of(desk: Desk) -> Store:
+    """Open the database of the lab on this machine.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if not desk.has_lab:
+        raise BadInput(
+            f"There is no lab in {desk.settings.data}.", "", "Start it, or set LAB_DATA to its folder."
+        )
+    return open_store(desk.settings)
 
 
 def _make_models(desk: Desk, spec: JobSpec, out: Path) -> None:

@@ -5,9 +5,9 @@ Knows the queue only as a bell to ring. Runs nothing.
 
 import importlib
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast, get_args
 
 from pydantic import Field, TypeAdapter
 
@@ -16,9 +16,11 @@ from lab.core.again import models_made, repeated
 from lab.core.errors import BadInput, NotFound
 from lab.core.events import Event
 from lab.core.job import Check, Run, Shelf
+from lab.core.line import FIRST, HIGH, LOW, SHORT_SECONDS, Standing, seconds_of
 from lab.core.need import need_of
 from lab.core.spec import JobSpec, Lane, spec_sha256
 from lab.core.store import NewJob, Store
+from lab.core.store.limits import NO_LIMITS, Limits
 from lab.core.store.rows import LIVE, JobRow
 from lab.data.spec import PreviewSpec
 from lab.merge.spec import MergeSpec
@@ -43,6 +45,7 @@ class Kind:
         check: "module:function" of its `Check`, called before the job is queued.
         resumable: whether it goes on where it was when its process died.
         stoppable: whether it keeps what it has when it is asked to stop.
+        is_short: whether it is taken for a short job while nobody knows how long it will take.
     """
 
     lane: Lane
@@ -50,6 +53,7 @@ class Kind:
     check: str
     resumable: bool = True
     stoppable: bool = False
+    is_short: bool = False
 
     def load_run(self) -> Run:
         """Import the function that runs the job."""
@@ -63,9 +67,9 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "merge": Kind("batch", "lab.merge.run:run", "lab.merge.check:check"),
     "tune": Kind("batch", "lab.tune.run:run", "lab.tune.check:check", stoppable=True),
-    "score": Kind("batch", "lab.score.run:run", "lab.score.check:check", stoppable=True),
-    "import": Kind("batch", "lab.models.importing:run", "lab.models.importing:check"),
-    "starter": Kind("batch", "lab.models.starter:run", "lab.models.starter:check"),
+    "score": Kind("batch", "lab.score.run:run", "lab.score.check:check", stoppable=True, is_short=True),
+    "import": Kind("batch", "lab.models.importing:run", "lab.models.importing:check", is_short=True),
+    "starter": Kind("batch", "lab.models.starter:run", "lab.models.starter:check", is_short=True),
     "compare": Kind(
         "chat", "lab.compare.run:run", "lab.compare.check:check", resumable=False, stoppable=True
     ),
@@ -74,6 +78,12 @@ KINDS: Mapping[str, Kind] = {
 """How every kind is run: the second of the two tables."""
 
 _SPECS: TypeAdapter[Any] = TypeAdapter(AnySpec)
+
+
+LANES: tuple[Lane, ...] = get_args(Lane)
+
+MOST_RUNG = 32
+"""So many bells wake every worker there is; one that is awake goes on until nothing waits."""
 
 
 class Bell(Protocol):
@@ -112,6 +122,8 @@ class Desk:
         gate: the house's rules; a hosted demo has narrow ones.
         kinds: how every kind is run; tests add their own.
         rules: those of the house that are asked while a form is filled in, before anything is submitted.
+        limits: how much one person, and all together, may have in the queue.
+        most_running: of one person's jobs in a lane at a time; 0 sets no limit. The others wait.
     """
 
     store: Store
@@ -120,6 +132,8 @@ class Desk:
     gate: Gate = open_house
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
     rules: Gate = open_house
+    limits: Limits = NO_LIMITS
+    most_running: int = 0
 
     def check(self, spec: JobSpec, owner: str | None = None) -> object:
         """Check a spec as `submit` would, without queueing it.
@@ -155,6 +169,7 @@ class Desk:
         """
         self.gate(spec, owner)
         found = self.check(spec)
+        expected = seconds_of(found)
         kind = self.kinds[spec.kind]
         new = NewJob(
             owner=owner,
@@ -167,9 +182,11 @@ class Desk:
             resumable=kind.resumable,
             promises=spec.models_made(),
             parent_id=parent_id,
+            expected_seconds=expected,
+            is_short=kind.lane == "batch" and self._is_short(spec.kind, expected),
             need=need_of(found),
         )
-        job, is_new = self.store.jobs.insert(new)
+        job, is_new = self.store.jobs.insert(new, self.limits)
         if is_new:
             self.bells[kind.lane].ring(job.id)
         return job
@@ -232,6 +249,57 @@ class Desk:
             name for job in self.store.jobs.list(states=LIVE) for name in models_made(job.spec, parse_spec)
         ]
         return repeated(old.spec, {*(row.name for row in self.store.models.list()), *coming}, parse_spec)
+
+    def move(self, job_id: str, owner: str, steps: int) -> JobRow:
+        """Move a waiting job among its owner's own waiting jobs; steps less than 0 are up.
+
+        Raises:
+            NotFound: there is no such job of this owner.
+        """
+        self.store.line.move(self.own(job_id, owner).id, steps)
+        return self.store.jobs.get(job_id)
+
+    def prefer(self, job_id: str, owner: str, priority: int) -> JobRow:
+        """Give a waiting job a priority among its owner's own: LOW, NORMAL or HIGH.
+
+        Raises:
+            NotFound: there is no such job of this owner.
+            BadInput: there is no such priority.
+        """
+        if not LOW <= priority <= HIGH:
+            raise BadInput(
+                f"The priority is {priority}.", f"It is {LOW}, 0 or {HIGH}.", "Choose one of them."
+            )
+        self.store.line.prefer(self.own(job_id, owner).id, priority)
+        return self.store.jobs.get(job_id)
+
+    def put_first(self, job_id: str) -> JobRow:
+        """Put a waiting job before everybody's: for an operator, whom the caller has made sure of.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        self.store.line.prefer(self.store.jobs.get(job_id).id, FIRST)
+        return self.store.jobs.get(job_id)
+
+    def pause(self, owner: str, lanes: Collection[Lane] = LANES) -> None:
+        """Let no waiting job start; running jobs go on. For an operator, whom the caller has made sure of."""
+        self.store.line.pause(lanes, owner)
+
+    def resume(self, lanes: Collection[Lane] = LANES) -> None:
+        """Let waiting jobs start again, and wake the workers."""
+        self.store.line.resume(lanes)
+        for job in self.store.jobs.list(states=["queued"], limit=MOST_RUNG):
+            if job.lane in lanes:
+                self.bells[cast(Lane, job.lane)].ring(job.id)
+
+    def standings(self, lane: str) -> dict[str, Standing]:
+        """Say for every waiting job of a lane where it stands, and in how many seconds it starts."""
+        return self.store.line.standings(lane, self.most_running)
+
+    def _is_short(self, kind: str, expected: float | None) -> bool:
+        seconds = self.store.line.pace([kind]).seconds(kind, expected)
+        return self.kinds[kind].is_short if seconds is None else seconds <= SHORT_SECONDS
 
     def follow(self, job_id: str, after_seq: int) -> list[Event]:
         """Return what a job said since an event, in order."""

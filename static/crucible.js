@@ -77,6 +77,17 @@
     fold.open ? opened.delete(fold.dataset.key) : opened.add(fold.dataset.key);
   }, true);
 
+  // A button that was pressed by keyboard keeps the focus when its row is drawn anew in another place.
+  let focused = "";
+  document.addEventListener("focusin", (event) => { focused = event.target.closest("button[data-key]")?.dataset.key || ""; });
+  document.addEventListener("pointerdown", (event) => { if (!event.target.closest("button[data-key]")) focused = ""; });
+  const refocus = () => {
+    if (!focused || document.activeElement !== document.body) return;
+    const button = document.querySelector(`button[data-key="${CSS.escape(focused)}"]`);
+    const next = button && button.disabled ? button.parentElement.querySelector("button:enabled") : button;
+    if (next) next.focus({ preventScroll: true });
+  };
+
   // Clocks run here, so that the server need not send a second's ticking.
   const started = new Map();
   const tick = () => {
@@ -128,6 +139,7 @@
   new MutationObserver(() => {
     address();
     bindPicture();
+    refocus();
     for (const fold of document.querySelectorAll("details[data-key]"))
       if (opened.has(fold.dataset.key) && !fold.open) fold.open = true;
     follow();

@@ -433,6 +433,26 @@ def test_jobs_lists_the_labs_jobs(tmp_path, monkeypatch, capsys):
     assert told.endswith("0%  scores of a, b\n")
 
 
+def test_the_queue_is_shown_paused_and_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LAB_DATA", str(tmp_path))
+    spec = ScoreSpec(models=("a", "b"))
+    new = NewJob(
+        "me", "k", "score", "batch", spec.title, spec.model_dump(mode="json"), spec_sha256(spec), True
+    )
+    store = open_store(read_settings())
+    job, _ = store.jobs.insert(new)
+    assert main(["queue", "pause", "--lane", "batch"], MACHINE) == 0
+    assert list(store.line.pauses()) == ["batch"]
+    assert store.jobs.claim("batch", "w", "cpu") is None
+    assert main(["queue"], MACHINE) == 0
+    told = capsys.readouterr()
+    assert f"{job.id}    1  starts unknown     scores of a, b" in told.out
+    assert "chat: going\nbatch: paused" in told.err
+    assert main(["queue", "resume"], MACHINE) == 0
+    assert store.jobs.claim("batch", "w", "cpu") is not None
+    store.close()
+
+
 # The process itself -------------------------------------------------------------------------------
 
 

@@ -26,6 +26,10 @@ class Settings(BaseSettings):
         store_url: `s3://...` (or any URL of fsspec) of the object store for models and datasets, for hosts
             that share no folder; empty keeps them in the data folder.
         cache_gb: how many gigabytes of models a host keeps of the object store; 0 keeps all.
+        most_waiting, most_running: how many jobs one person may have waiting, and running in a lane at a
+            time; 0 sets no limit. Further running ones wait, further waiting ones are refused.
+        most_disk_gb: how many gigabytes one person's models and datasets may take; 0 sets no limit.
+        queue_size: how many jobs may wait in all; 0 sets no limit.
         workers: whether app.py starts the workers beside the page.
         devices: devices to use, comma separated; empty means all.
         threads: CPU threads a job may use; 0 shares the cores among running jobs.
@@ -43,6 +47,10 @@ class Settings(BaseSettings):
     queue_key: str = ""
     store_url: str = ""
     cache_gb: float = Field(default=50.0, ge=0)
+    most_waiting: int = Field(default=0, ge=0)
+    most_running: int = Field(default=0, ge=0)
+    most_disk_gb: float = Field(default=0.0, ge=0)
+    queue_size: int = Field(default=10_000, ge=0)
     workers: bool = True
     devices: str = ""
     threads: int = Field(default=0, ge=0, le=1024)
@@ -132,8 +140,9 @@ def read_settings() -> Settings:
     disk = Path("/data") if os.access("/data", os.W_OK) else Path(tempfile.gettempdir())
     data = Path(os.environ.get("LAB_DATA", disk / "crucible"))
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    queue_size = int(os.environ.get("LAB_QUEUE_SIZE", "30"))
     everyone = "0.0.0.0"  # noqa: S104  a hosted Space reaches its container from outside; demo mode guards it
-    return Settings(data=data, host=everyone, port=port, space=True)
+    return Settings(data=data, host=everyone, port=port, space=True, queue_size=queue_size)
 
 
 def _check_servers(settings: Settings) -> None:

@@ -34,6 +34,11 @@ class Who:
     is_visitor: bool = False
 
     @property
+    def is_operator(self) -> bool:
+        """Whether this person may pause the queue and change the order of everybody's jobs."""
+        return self.is_local
+
+    @property
     def words(self) -> str:
         """The person in words, for the top bar and the lists."""
         return person_words(self.name)

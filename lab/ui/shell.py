@@ -115,7 +115,10 @@ class _Bar:
         live = self.services.store.jobs.list(owner=who.name if who.is_visitor else None, states=LIVE)
         running = sum(job.state != "queued" for job in live)
         waiting = len(live) - running
+        paused = self.services.store.line.pauses() if waiting else {}
+        is_held = any(job.lane in paused for job in live if job.state == "queued")
         words = listed([f"{running} running"] * bool(running) + [f"{waiting} waiting"] * bool(waiting))
+        words += ", the queue is paused" if is_held else ""
         chip = (
             f'<a href="?view=jobs" data-view="jobs" class="lab-badge lab-live" id="lab-running">'
             f'<i class="lab-dot"></i>{widgets.esc(words)}</a>'

@@ -132,15 +132,16 @@ def empty_state(title: str, words: str, actions: str = "") -> str:
     )
 
 
-def progress_line(job: JobRow) -> str:
-    """Return the bar of a live job with what it does and the time left."""
+def progress_line(job: JobRow, waits: str = "") -> str:
+    """Return the bar of a live job with what it does and the time left; `waits` is what it waits for."""
     share = min(max(job.progress, 0.0), 1.0)
-    usual = "waiting for a free worker" if job.state == "queued" else "starting"
-    words = job.waits_for or job.progress_words or usual
+    idle = waits or job.waits_for or "waiting for a free worker"
+    words = idle if job.state == "queued" else job.progress_words or "starting"
+    look = "lab-break" if job.state == "queued" else "lab-clip"
     left = time_left(job.seconds_left) if job.state == "running" else ""
     figures = " · ".join(part for part in (percent(share) if job.state != "queued" else "", left) if part)
     return (
-        f'<div class="lab-progress"><div class="lab-progress-line"><span class="lab-clip">{esc(words)}</span>'
+        f'<div class="lab-progress"><div class="lab-progress-line"><span class="{look}">{esc(words)}</span>'
         f"<span>{esc(figures)}</span></div>"
         f'<div class="lab-track" role="progressbar" aria-valuenow="{round(100 * share)}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-label="{esc(job.title)}">'

@@ -185,14 +185,16 @@ def test_twenty_workers_that_race_for_ten_jobs_get_each_once(store: Store) -> No
     assert len(ids) == len(set(ids)) == 10
 
 
-def test_a_claim_takes_priority_first_then_the_owner_with_less_running_then_the_oldest(store: Store) -> None:
+def test_a_claim_takes_what_was_put_first_then_the_owner_with_less_running_then_the_oldest(
+    store: Store,
+) -> None:
     running(store, key="a0", owner="ada")
     store.jobs.insert(wish("a1", owner="ada"))
     pass_time(store, 1)
     store.jobs.insert(wish("b1", owner="bob"))
-    store.jobs.insert(wish("a2", owner="ada", priority=5))
+    store.jobs.insert(wish("a2", owner="ada", priority=10))
     order = [store.jobs.claim("batch", "w", "cpu") for _ in range(3)]
-    assert [(job.owner, job.priority) for job in order if job] == [("ada", 5), ("bob", 0), ("ada", 0)]
+    assert [(job.owner, job.priority) for job in order if job] == [("ada", 10), ("bob", 0), ("ada", 0)]
 
 
 def test_a_lane_only_sees_its_own_jobs(store: Store) -> None:

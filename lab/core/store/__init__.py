@@ -10,6 +10,7 @@ from lab.core.store.database import Database
 from lab.core.store.devices import Devices
 from lab.core.store.events import Events
 from lab.core.store.jobs import LEASE_SECONDS, Jobs
+from lab.core.store.line import Lines
 from lab.core.store.queueing import NewJob
 from lab.core.store.shelves import Datasets, Models, Scores, Workers
 from lab.core.store.success import Success
@@ -34,6 +35,7 @@ class Store:
     ) -> None:
         self.database = Database(url, now)
         self.jobs = Jobs(self.database, lease_seconds)
+        self.line = Lines(self.database)
         self.events = Events(self.database)
         self.models = Models(self.database)
         self.datasets = Datasets(self.database)

@@ -16,6 +16,8 @@ from lab.core.lastwords import UNHEARD, LastWords
 from lab.core.store.database import Database
 from lab.core.store.devices import Place, room_on, still_fits, take_hold
 from lab.core.store.events import insert_events, progress_values
+from lab.core.store.limits import NO_LIMITS, Limits
+from lab.core.store.line import next_in_line
 from lab.core.store.losses import Losses
 from lab.core.store.queueing import NewJob, insert_job, job_with_key, promise_names
 from lab.core.store.rows import TERMINAL, JobRow, State
@@ -52,7 +54,7 @@ class Jobs(Losses):
         super().__init__(database)
         self._lease = lease_seconds
 
-    def insert(self, new: NewJob) -> tuple[JobRow, bool]:
+    def insert(self, new: NewJob, limits: Limits = NO_LIMITS) -> tuple[JobRow, bool]:
         """Queue a job, once per owner and key.
 
         Returns:
@@ -60,12 +62,14 @@ class Jobs(Losses):
 
         Raises:
             Conflict: the key was used for another spec, or a model's name is taken or promised.
+            BadInput: a limit is reached.
         """
         try:
             with self._db.write() as connection:
                 earlier = job_with_key(connection, new)
                 if earlier:
                     return earlier, False
+                limits.refuse_more(connection, new.owner, makes_models=bool(new.promises))
                 promise_names(connection, new)
                 return insert_job(connection, self._db.now, new), True
         except IntegrityError:
@@ -121,33 +125,29 @@ class Jobs(Losses):
         with self._db.read() as connection:
             return [job_row(row) for row in connection.execute(select(jobs).where(old)).mappings()]
 
-    def claim(self, lane: str, worker_id: str, device: str, place: Place | None = None) -> JobRow | None:
-        """Take the job that may run next in a lane, by compare-and-swap.
-
-        Highest priority first, then the owner with the fewest running jobs, then the oldest.
+    def claim(
+        self,
+        lane: str,
+        worker_id: str,
+        device: str,
+        place: Place | None = None,
+        only_short: bool = False,
+        most_running: int = 0,
+    ) -> JobRow | None:
+        """Take the job that is next in the line of a lane (lab/core/line.py), by compare-and-swap.
 
         Args:
             lane: whose jobs.
             worker_id: who takes it.
             device: what it will run on, in words.
             place: the device that it must fit on, and that it holds from now on; None asks for none.
+            only_short: takes short jobs only.
+            most_running: of one owner in the lane at a time; 0 sets no limit.
 
         Returns:
             The job, now running and held by the caller's lease; None when nothing waits.
         """
-        others = jobs.alias("others")
-        busy = (
-            select(func.count())
-            .where((others.c.owner == jobs.c.owner) & others.c.state.in_(HELD) & (others.c.lane == lane))
-            .scalar_subquery()
-        )
-        following = (
-            select(jobs.c.id, jobs.c.attempt, jobs.c.need_bytes)
-            .where((jobs.c.state == "queued") & (jobs.c.lane == lane))
-            .order_by(jobs.c.priority.desc(), busy, jobs.c.created, jobs.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True, of=jobs)  # on Postgres, each of many workers its own row
-        )
+        following = next_in_line(lane, only_short=only_short, most_running=most_running)
         with self._db.write() as connection:
             found = self._first_that_fits(connection, following, place, lane)
             if found is None:

@@ -31,6 +31,8 @@ class NewJob:
     promises: tuple[str, ...] = ()
     priority: int = 0
     parent_id: str | None = None
+    expected_seconds: float | None = None
+    is_short: bool = False
     need: Need = UNKNOWN
 
 
@@ -105,6 +107,9 @@ def insert_job(connection: Connection, now: Now, new: NewJob) -> JobRow:
         "progress": 0.0,
         "progress_words": "",
         "created": now,
+        "turn": now,
+        "expected_seconds": new.expected_seconds,
+        "is_short": new.is_short,
         "result": {},
         "need": new.need.as_json(),
         "need_bytes": new.need.memory_bytes,

@@ -31,7 +31,8 @@ class JobRow:
     """One job. `spec` and `result` are JSON values; `title` is the job in words.
 
     `waits_for` says what keeps a queued job from starting; `thrift` is 1 once its memory has run out and
-    it is tried again in a smaller plan.
+    it is tried again in a smaller plan. `turn` orders its owner's waiting jobs; `expected_seconds` is what
+    its check expected, and `is_short` whether it may use the place that is kept for short jobs.
     """
 
     id: str
@@ -65,6 +66,9 @@ class JobRow:
     need_bytes: int = 0
     waits_for: str = ""
     thrift: int = 0
+    turn: float = 0.0
+    expected_seconds: float | None = None
+    is_short: bool = False
 
     @property
     def is_terminal(self) -> bool:
@@ -117,7 +121,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class WorkerRow:
-    """One worker process: its lane, what it runs on, and what it holds in memory."""
+    """One worker process: its lane, what it runs on, what it holds in memory, and its places for jobs."""
 
     id: str
     lane: str
@@ -126,6 +130,17 @@ class WorkerRow:
     models_loaded: tuple[str, ...]
     seen: float
     is_alive: bool
+    places: int = 0
+    short_places: int = 0
+
+
+@dataclass(frozen=True)
+class PauseRow:
+    """A lane in which no waiting job starts: who paused it, and when."""
+
+    lane: str
+    owner: str
+    since: float
 
 
 @dataclass(frozen=True)

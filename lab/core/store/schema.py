@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData()
@@ -55,8 +56,13 @@ jobs = Table(
     Column("need_bytes", BigInteger, nullable=False, server_default="0"),
     Column("waits_for", Text, nullable=False, server_default=""),
     Column("thrift", Integer, nullable=False, server_default="0"),
+    Column("turn", Float, nullable=False, server_default="0"),
+    Column("expected_seconds", Float),
+    Column("is_short", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("owner", "idem_key", name="jobs_owner_key"),
-    Index("jobs_queue", "lane", "state", "priority", "created"),
+    Index("jobs_line", "lane", "state", "owner", "priority", "turn"),
+    Index("jobs_served", "owner", "lane", "started"),
+    Index("jobs_pace", "kind", "state", "finished"),
     Index("jobs_newest", "created"),
     Index("jobs_leases", "state", "lease_until"),
 )
@@ -130,7 +136,18 @@ workers = Table(
     Column("device", Text, nullable=False),
     Column("models_loaded", JSON, nullable=False),
     Column("seen", Float, nullable=False),
+    Column("places", Integer, nullable=False, server_default="0"),
+    Column("short_places", Integer, nullable=False, server_default="0"),
 )
+
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("lane", String(16), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("since", Float, nullable=False),
+)
+"""The lanes in which no waiting job starts until somebody says so, and who paused them."""
 
 devices = Table(
     "devices",

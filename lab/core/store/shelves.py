@@ -122,15 +122,26 @@ class Workers:
         self._db = database
 
     def beat(
-        self, worker_id: str, lane: str, host: str, device: str, models_loaded: Collection[str] = ()
+        self,
+        worker_id: str,
+        lane: str,
+        host: str,
+        device: str,
+        models_loaded: Collection[str] = (),
+        places: tuple[int, int] = (1, 0),
     ) -> None:
-        """Say that a worker is alive, what it runs on and what it holds in memory."""
+        """Say that a worker is alive, what it runs on and holds in memory.
+
+        Its places are how many jobs it runs at a time, and how many short ones besides.
+        """
         values = {
             "lane": lane,
             "host": host,
             "device": device,
             "models_loaded": list(models_loaded),
             "seen": self._db.now,
+            "places": places[0],
+            "short_places": places[1],
         }
         with self._db.write() as connection:
             known = connection.execute(

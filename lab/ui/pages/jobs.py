@@ -1,16 +1,25 @@
-"""The Jobs page: what is queued, running and done; a row opens to events, log, recipe and buttons."""
+"""The Jobs page: what runs, what waits in which order, what is done.
 
+A row opens to events, log, recipe and buttons. Own waiting jobs are moved in the line; an operator pauses it.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 
-from lab.core.errors import LabError, problems_of
+from lab.core.errors import BadInput, LabError, problems_of
 from lab.core.lastwords import last_lines, log_of
-from lab.core.store.rows import JobRow
+from lab.core.line import FIRST
+from lab.core.store.rows import LIVE, TERMINAL, JobRow
+from lab.jobs import LANES
 from lab.ui import jobview, widgets
 from lab.ui.attempts import attempts_html, attempts_of
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
-from lab.ui.services import Services
+from lab.ui.services import Services, Who
+from lab.ui.waiting import pause_html, positions, waiting_words
+
+MOST_LIVE = 500
 
 _EMPTY = widgets.empty_state(
     "Nothing has run yet",
@@ -59,44 +68,90 @@ class _Jobs:
         return only_changed(seen, self._html(opened, request))
 
     def press(self, opened: str, seen: Seen, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
-        """Do what a button in the list says: open or close a row, cancel, stop, retry."""
+        """Do what a button in the list says: open or close a row, end or move a job, pause the queue."""
         verb, about = widgets.pressed(event)
+        who = self.services.who(request)
         problems = ""
         if verb == "open":
             opened = "" if about == opened else about
-        elif verb in self.verbs:
-            try:
-                opened = self.verbs[verb](about, self.services.who(request).name).id
-            except LabError as error:
-                problems = widgets.problem_list(problems_of(error))
+        try:
+            if verb in self.verbs:
+                opened = self.verbs[verb](about, who.name).id
+            elif verb in ("up", "down"):
+                self.services.desk.move(about, who.name, -1 if verb == "up" else 1)
+            elif verb == "prefer":
+                job_id, _, level = about.partition(" ")
+                self.services.desk.prefer(job_id, who.name, int(level))
+            elif verb in ("first", "pause", "resume"):
+                self._operate(verb, about, who)
+        except (LabError, ValueError) as error:
+            problems = widgets.problem_list(problems_of(error) if isinstance(error, LabError) else [])
         return opened, problems, *self.draw(opened, seen, request)
 
+    def _operate(self, verb: str, about: str, who: Who) -> None:
+        """Do what only an operator may.
+
+        Raises:
+            BadInput: somebody else asks.
+        """
+        if not who.is_operator:
+            raise BadInput("You are no operator of this lab.", "Only an operator may do this.")
+        lanes = [lane for lane in LANES if about in ("", lane)]
+        if verb == "first":
+            self.services.desk.put_first(about)
+        elif verb == "pause":
+            self.services.desk.pause(who.name, lanes)
+        else:
+            self.services.desk.resume(lanes)
+
     def _html(self, opened: str, request: gr.Request) -> str:
-        jobs = self._rows(request)
-        if not jobs:
-            return _EMPTY
+        who = self.services.who(request)
         now = self.services.store.database.time()
-        mine = self.services.who(request).name
+        paused = self.services.store.line.pauses()
+        jobs = self._rows(who)
+        if not jobs:
+            return pause_html(paused, now, is_operator=who.is_operator and bool(paused)) + _EMPTY
+        waits, moves = waiting_words(self.services, jobs), _moves(jobs, who.name)
         models = self.services.store.models.list()
         rows = "".join(
             jobview.row(
                 job,
                 now,
                 [model.name for model in models if model.job_id == job.id],
-                self._detail(job, mine) if job.id == opened else "",
+                self._detail(job, who) if job.id == opened else "",
+                waits.get(job.id, ""),
+                moves.get(job.id, ""),
             )
             for job in jobs
         )
         address = f' data-address="job" data-value="{widgets.esc(opened)}"'
-        return f'<div class="lab-card lab-table-card lab-list"{address}>{rows}</div>'
+        line = pause_html(paused, now, is_operator=who.is_operator)
+        return f'{line}<div class="lab-card lab-table-card lab-list"{address}>{rows}</div>'
 
-    def _rows(self, request: gr.Request) -> list[JobRow]:
-        who = self.services.who(request)
-        return list(self.services.store.jobs.list(owner=who.name if who.is_visitor else None))
+    def _rows(self, who: Who) -> list[JobRow]:
+        """Return what runs, then what waits, the next first, then what has ended, the newest first."""
+        owner = who.name if who.is_visitor else None
+        live = self.services.store.jobs.list(owner=owner, states=LIVE, limit=MOST_LIVE)
+        place = positions(self.services, live)
+        live.sort(key=lambda job: (job.state == "queued", job.lane, place.get(job.id, 0)))
+        return live + self.services.store.jobs.list(owner=owner, states=TERMINAL)
 
-    def _detail(self, job: JobRow, mine: str) -> str:
+    def _detail(self, job: JobRow, who: Who) -> str:
         events = self.services.store.events.newest(job.id, jobview.MOST_EVENTS)
         tried = attempts_of(job, self.services.store.events.states(job.id))
         folder = self.services.settings.jobs
         attempts = attempts_html(job, tried, lambda number: last_lines(log_of(folder, job.id, number)))
-        return jobview.detail(job, events, attempts, is_mine=job.owner == mine)
+        return jobview.detail(
+            job, events, attempts, is_mine=job.owner == who.name, is_operator=who.is_operator
+        )
+
+
+def _moves(jobs: list[JobRow], mine: str) -> Mapping[str, str]:
+    """Return the buttons that move this person's waiting jobs; jobs come in the order of the line."""
+    moves: dict[str, str] = {}
+    for lane in LANES:
+        own = [job for job in jobs if job.state == "queued" and job.lane == lane and job.owner == mine]
+        own = [job for job in own if job.priority < FIRST]
+        for at, job in enumerate(own if len(own) > 1 else ()):
+            moves[job.id] = jobview.move_buttons(job, is_top=at == 0, is_last=at == len(own) - 1)
+    return moves

@@ -17,6 +17,7 @@ from lab.ui import form, jobview, lineagechart, modelcards, widgets
 from lab.ui.pages.household import Household
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services, Who
+from lab.ui.waiting import waiting_words
 from lab.ui.words import listed
 
 
@@ -153,7 +154,10 @@ class _Models:
         self, entries: list[CatalogEntry], scores: list[ScoreRow], shown: CatalogEntry | None, who: Who
     ) -> str:
         jobs = self.house.making(who)
-        making = "".join(jobview.live_card(job, is_mine=job.owner == who.name) for job in jobs)
+        waits = waiting_words(self.services, jobs)
+        making = "".join(
+            jobview.live_card(job, is_mine=job.owner == who.name, waits=waits.get(job.id, "")) for job in jobs
+        )
         if not entries:
             return making + self._nothing_yet(is_coming=bool(making), who=who)
         now = self.services.store.database.time()

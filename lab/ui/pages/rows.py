@@ -18,6 +18,7 @@ from lab.ui import dataview, modelview, widgets
 from lab.ui.modelview import HOUSE
 from lab.ui.redraw import Part, Seen, only_changed, when_page_opens
 from lab.ui.services import Services, Who
+from lab.ui.waiting import waiting_words
 
 
 def lay_out_data(services: Services) -> tuple[Any, Any, Callable[[Any], Part]]:
@@ -108,7 +109,8 @@ class _Data:
         """Draw the preview when it is there; until then, how far it is."""
         if not job_id:
             return gr.skip(), seen
-        return only_changed(seen, _preview(self.services.store.jobs.get(job_id)))
+        job = self.services.store.jobs.get(job_id)
+        return only_changed(seen, _preview(job, waiting_words(self.services, [job]).get(job_id, "")))
 
     def _bring(self, file: Path, wish: str, who: Who) -> tuple[Any, ...]:
         store = self.services.store
@@ -134,10 +136,10 @@ def datasets(services: Services, who: Who) -> list[DatasetRow]:
     ]
 
 
-def _preview(job: JobRow) -> str:
+def _preview(job: JobRow, waits: str) -> str:
     if job.state == "succeeded":
         return dataview.tokens_html(job.result)
-    return widgets.failure(job) or widgets.progress_line(job)
+    return widgets.failure(job) or widgets.progress_line(job, waits)
 
 
 def _sample_buttons() -> str:

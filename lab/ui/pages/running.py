@@ -10,6 +10,7 @@ from lab.core.store.rows import LIVE, JobRow
 from lab.ui import jobview, widgets
 from lab.ui.redraw import Seen, only_changed
 from lab.ui.services import Services, Who
+from lab.ui.waiting import waiting_words
 
 
 class Running:
@@ -70,5 +71,6 @@ class Running:
             return ""
         made = [row.name for row in self.services.store.models.list() if row.job_id == job.id]
         links = "".join(self.result(name) for name in made)
-        card = jobview.live_card(job, links)
+        waits = waiting_words(self.services, [job]).get(job.id, "")
+        card = jobview.live_card(job, links, waits=waits)
         return f'<div data-address="{self.address}" data-value="{widgets.esc(job.id)}">{card}</div>'

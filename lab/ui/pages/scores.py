@@ -19,6 +19,7 @@ from lab.ui import charts, jobview, modelview, widgets
 from lab.ui.redraw import Part, Seen, only_changed, when_page_opens
 from lab.ui.services import Services, Who
 from lab.ui.tailing import Curves
+from lab.ui.waiting import waiting_words
 
 _NONE = "(none)"
 
@@ -186,7 +187,7 @@ class _Scores:
                 "Score the chosen models to see accuracy and bits per byte, with their 95 % intervals."
             )
         if job.state != "succeeded":
-            return jobview.live_card(job)
+            return jobview.live_card(job, waits=waiting_words(self.services, [job]).get(job.id, ""))
         told = [
             one for one in job.result.get("verdicts", ()) if one["model"] in chosen and one["base"] in chosen
         ]
