@@ -252,12 +252,12 @@ class Supervisor:
 
     def _loss_of(self, watch: Watch) -> Loss:
         """Say how an attempt was lost that did not say it itself."""
-        row, end = watch.row, watch.child.name_of_end()
+        row, why = watch.row, watch.why or self._how_it_ended(watch.child)
+        end = watch.child.name_of_end()  # known only now: its end has been waited for
         words = LastWords(end, last_lines(log_of(self._settings.jobs, row.id, row.attempt)))
         if end == "SIGKILL" and not watch.why and kills_for_memory() > watch.kills:
             text = text_for_memory_kill(row.need_bytes, watch.total_bytes)
             return Loss("the system killed its process for want of memory", MEMORY, text, last_words=words)
-        why = watch.why or self._how_it_ended(watch.child)
         code = STALLED if "said nothing" in why else "interrupted"
         return Loss(why, code, text_for_crash(why), last_words=words)
 

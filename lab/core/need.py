@@ -57,7 +57,7 @@ class Need:
         return BadInput(
             f"This needs about {self.memory_bytes / 2**30:.1f} GB of memory.",
             f"{where} has {room_bytes / 2**30:.1f} GB.",
-            f"It would fit with {' or '.join(ways)}."
+            f"It would fit with {', or '.join(ways)}."
             if ways
             else "Choose a smaller model: nothing smaller fits.",
             field=self.field,

@@ -4,6 +4,7 @@ Returns an estimate for the page. Imports no training library and loads no token
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -197,26 +198,39 @@ def _check_memory(estimate: Estimate, memory: int) -> None:
 
 def _ways_to_fit(spec: TuneSpec, weight: Weight, length: int, need: int) -> tuple[Way, ...]:
     """Return changes of the form that need less memory, of each sort the mildest first."""
-    cuts = [cut for cut in (1024, 512, 256, 128) if cut < length]
-    rows = [size for size in (4, 2, 1) if spec.batch % size == 0 and size < (spec.micro_batch or 1)]
-    qlora = {"method": "qlora"}
-    sorts: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
-        ("rows", [(_rows_words(size, spec.batch), {"micro_batch": size}) for size in rows]),
-        ("length", [(f"rows of at most {cut} tokens", {"max_length": cut}) for cut in cuts]),
-        ("method", [("method qlora", qlora)] if spec.method != "qlora" else []),
-        ("rank", [(f"a rank of {rank}", {"rank": rank}) for rank in (64, 16, 8) if rank < spec.rank]),
-        ("full", [("no full model", {"full_model": False})] if spec.full_model else []),
-        (
-            "both",
-            [(f"qlora and rows of at most {cut} tokens", {**qlora, "max_length": cut}) for cut in cuts],
-        ),
-    ]
     ways = (
         Way(sort, words, _least_need(spec.model_copy(update=change), weight, length))
-        for sort, changes in sorts
-        for words, change in changes
+        for sort, words, change in _changes(spec, length)
     )
-    return mildest(ways, need)
+    smaller = (
+        Way("model", f"a model of {words} the size", _least_need(spec, weight.divided_by(parts), length))
+        for words, parts in (("half", 2), ("a quarter of", 4), ("an eighth of", 8))
+    )
+    return mildest((*ways, *smaller), need)
+
+
+def _changes(spec: TuneSpec, length: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield sort, words and values of what may be changed in a form: one field, then method and a field."""
+    simple = [
+        *(
+            ("rows", _rows_words(size, spec.batch), {"micro_batch": size})
+            for size in (4, 2, 1)
+            if spec.batch % size == 0 and size < (spec.micro_batch or 1)
+        ),
+        *(
+            ("length", f"rows of at most {cut} tokens", {"max_length": cut})
+            for cut in (1024, 512, 256, 128)
+            if cut < length
+        ),
+        *(("rank", f"a rank of {rank}", {"rank": rank}) for rank in (64, 16, 8) if rank < spec.rank),
+        *((("full", "no full model", {"full_model": False}),) if spec.full_model else ()),
+    ]
+    yield from simple
+    if spec.method == "qlora":
+        return
+    yield "method", "method qlora", {"method": "qlora"}
+    for sort, words, change in simple:
+        yield f"qlora and {sort}", f"method qlora with {words}", {"method": "qlora", **change}
 
 
 def _rows_words(size: int, batch: int) -> str:

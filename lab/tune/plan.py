@@ -155,6 +155,11 @@ class Weight:
         """Weights of the linear layers, which LoRA is put beside and QLoRA keeps in 4 bits."""
         return sum(rows * columns for rows, columns in self._shapes()) * self.config.layers
 
+    def divided_by(self, parts: int) -> "Weight":
+        """Return a model of the same shape with so much fewer layers and weights."""
+        config = replace(self.config, layers=max(1, self.config.layers // parts))
+        return replace(self, config=config, parameters=self.parameters // parts)
+
     def lora(self, rank: int) -> int:
         """Return the trained weights at a rank."""
         return rank * sum(rows + columns for rows, columns in self._shapes()) * self.config.layers

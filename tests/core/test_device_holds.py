@@ -122,7 +122,7 @@ def test_a_job_that_no_device_can_hold_is_refused_with_what_would_fit(store: Sto
     assert (row.state, row.error_code, row.attempt) == ("failed", "too_large", 0)
     assert row.error_text == (
         "This needs about 100.0 GB of memory. The largest device of the lab, NVIDIA H100, has 80.0 GB. "
-        "It would fit with rows of at most 256 tokens or method qlora or a rank of 8."
+        "It would fit with rows of at most 256 tokens, or method qlora, or a rank of 8."
     )
 
 

@@ -1,4 +1,7 @@
-"""Runs the batch lane with the kinds of scarce_kinds.py, at a quick pace: `python scarce_lane.py DATA`."""
+"""Runs a lane where something is scarce, at a quick pace: `python scarce_lane.py DATA LANE`.
+
+The batch lane has the kinds of scarce_kinds.py; the chat lane toys, and an engine that keeps a large model.
+"""
 
 import sys
 from pathlib import Path
@@ -11,16 +14,18 @@ def main() -> None:
     from workers.consumer import run_lane
     from workers.lane import LanePlan
 
+    _, data, lane = sys.argv
+    batch = {"jobs": "scarce_kinds", "preload": ("workers.warm", "scarce_kinds")}
+    chat = {"jobs": "toy_kind", "cache": "scarce_cache:KeptModels", "preload": ("toy_kind", "workers.bench")}
     plan = LanePlan(
-        lane="batch",
-        jobs="scarce_kinds",
+        lane=lane,  # type: ignore[arg-type]
         devices="toy_kind:ToyDevices",
-        preload=("workers.warm", "scarce_kinds"),
+        **(batch if lane == "batch" else chat),  # type: ignore[arg-type]
         poll_seconds=0.05,
         stale_seconds=0.3,
         reap_seconds=0.2,
     )
-    run_lane(Settings(data=Path(sys.argv[1]), threads=1), plan, with_parent=True)
+    run_lane(Settings(data=Path(data), threads=1), plan, with_parent=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from scarce_specs import BrokenSpec, HungrySpec
 from toy_kind import ToySpec
 from worked_lab import Lab
 
+from lab.core.need import Need
+from lab.core.store import NewJob
 from lab.tune.spec import TuneSpec
 from workers.memory import kills_for_memory
 
@@ -20,8 +22,8 @@ START_SECONDS = 120.0
 case = pytest.mark.case
 
 
-def start(lab: Lab) -> psutil.Process:
-    return lab._start(["scarce_lane.py", str(lab.settings.data)], "")
+def start(lab: Lab, lane: str = "batch") -> psutil.Process:
+    return lab._start(["scarce_lane.py", str(lab.settings.data), lane], "")
 
 
 def tune_spec(name: str, **fields: Any) -> TuneSpec:
@@ -147,3 +149,19 @@ def test_a_job_whose_gpu_fails_goes_to_another_and_the_gpu_rests(lab: Lab) -> No
     devices = {device.name: device for device in lab.store.devices.list()}
     assert (devices["first"].rests, devices["second"].rests) == (True, False)
     assert nothing_is_held(lab)
+
+
+def test_the_chat_gives_its_loaded_models_back_to_a_job_that_waits_for_them(lab: Lab) -> None:
+    (lab.settings.data / "toy_devices.json").write_text(json.dumps({"cuda:0": 16 << 30}))
+    start(lab, "chat")
+    lab.wait_for_end(lab.submit(ToySpec(kind="toychat", steps=1)), START_SECONDS)
+    lab.wait("its models to be known", lambda: lab.store.devices.list()[0].kept_bytes == 6 << 30)
+    spec = ToySpec(steps=1)
+    new = NewJob(
+        "test", "large", "toy", "batch", "large", spec.model_dump(), "0" * 64, True, need=Need(12 << 30)
+    )
+    job = lab.store.jobs.insert(new)[0].id
+    lab.start()
+    row = lab.wait_for_end(job, START_SECONDS)
+    assert (row.state, row.waits_for) == ("succeeded", ""), row.error_text
+    assert lab.store.devices.list()[0].kept_bytes == 0

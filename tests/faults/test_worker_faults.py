@@ -105,15 +105,6 @@ class TestCancel:
         assert (row.state, row.stopped_early) == ("succeeded", True)
 
 
-class TestHungJobs:
-    def test_a_hung_job_is_killed_and_tried_again(self, lab: Lab) -> None:
-        lab.start(stall=1.5)
-        job = lab.submit(ToySpec(steps=2, fails="silence"))
-        lab.wait("a second attempt", lambda: lab.row(job).attempt >= 2, seconds=12)
-        told = [event.payload for event in lab.store.events.after(job, 0) if event.kind == "state"]
-        assert any("said nothing" in state["why"] for state in told)
-
-
 class TestPublishing:
     def test_a_crash_between_rename_and_commit_publishes_once(self, lab: Lab) -> None:
         lab.start(failpoint="placed:1:kill")

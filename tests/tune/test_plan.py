@@ -12,6 +12,8 @@ from lab.tune.plan import (
     length_limit,
     make_plan,
     memory_bytes,
+    plan_in_words,
+    smaller_plan,
     steps_of,
 )
 from lab.tune.registry import tune_methods
@@ -87,3 +89,20 @@ def test_the_largest_micro_batch_that_fits_is_chosen_before_activations_are_comp
     assert fit(64 << 30, micro_batch=2) == (2, False)
     assert fit(2 << 30) == (1, True)
     assert fit(1 << 20) == (1, True)
+
+
+def test_where_the_memory_ran_out_half_the_rows_are_taken_at_once_and_a_step_learns_from_as_many() -> None:
+    plan = make_plan(spec(batch=12), 100, 10, 512, (6, False))
+    smaller = smaller_plan(plan, 12)
+    assert smaller is not None
+    assert (smaller.micro_batch, smaller.is_smaller, smaller.steps) == (3, True, plan.steps)
+    assert plan_in_words(smaller, 12) == "3 rows at once, gathered 4 times to the batch of 12"
+    single = smaller_plan(make_plan(spec(batch=7), 100, 10, 512, (7, False)), 7)
+    assert single is not None
+    assert single.micro_batch == 1  # 3 does not divide 7
+    twice = smaller_plan(single, 7)
+    assert twice is not None
+    assert plan_in_words(twice, 7) == (
+        "1 row at once, gathered 7 times to the batch of 7, activations computed twice"
+    )
+    assert smaller_plan(twice, 7) is None
