@@ -14,6 +14,12 @@
     const tab = tabs().find((button) => button.dataset.tabId === page);
     if (tab && tab.getAttribute("aria-selected") !== "true") tab.click();
   };
+  let landed = false; // the tabs take a moment to answer a click
+  const land = () => {
+    const wanted = tabs().find((button) => button.dataset.tabId === query().get("view")) || tabs()[0];
+    landed ||= wanted?.getAttribute("aria-selected") === "true";
+    if (wanted && !landed) wanted.click();
+  };
   document.addEventListener("click", (event) => {
     const tab = event.target.closest("#lab-pages > .tab-wrapper [role=tab]");
     if (tab) put({ view: tab.dataset.tabId });
@@ -137,6 +143,7 @@
   };
 
   new MutationObserver(() => {
+    land();
     address();
     bindPicture();
     refocus();

@@ -83,24 +83,16 @@ def _build_page(
 
 
 def _pause_hidden_pages(tabs: Any, timers: list[list[Any]]) -> None:
-    """Let only the page in front ask the server for news; the address says which that is at first."""
+    """Let only the page in front ask the server for news: at first that is the first."""
     flat = [(index, timer) for index, group in enumerate(timers) for timer in group]
-    names = [name for name, _, _ in PAGES]
-
-    def beat_only(shown: int) -> list[Any]:
-        return [gr.Timer(active=index == shown) for index, _ in flat]
 
     def show(event: gr.SelectData) -> list[Any]:
-        return beat_only(event.index)
+        return [gr.Timer(active=index == event.index) for index, _ in flat]
 
-    def open_linked(request: gr.Request) -> list[Any]:
-        wanted = request.query_params.get("view", "")
-        place = names.index(wanted) if wanted in names else 0
-        return [gr.Tabs(selected=names[place]), *beat_only(place)]
-
+    for index, timer in flat:
+        timer.active = index == 0
     outputs = [timer for _, timer in flat]
     tabs.select(show, None, outputs, api_name="page_shown", show_progress="hidden")
-    when_page_opens(open_linked, None, [tabs, *outputs], "page_open")
 
 
 class _Bar:

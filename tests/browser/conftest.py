@@ -2,10 +2,11 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from running_lab import RunningLab, start_lab, stop_lab
+from running_lab import RunningLab, move_in, settle_lab, start_lab, stop_lab
 
 CHROMIUM = shutil.which("chromium")
 
@@ -15,10 +16,16 @@ LEAVING = ("AbortError: signal is aborted", "Unexpected error Connection errored
 expect.set_options(timeout=60_000)
 
 
+@pytest.fixture(scope="session")
+def settled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a lab that has its starter model and nothing else. Copy it; do not write into it."""
+    return settle_lab(tmp_path_factory.mktemp("settled"))
+
+
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
+def lab(settled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """A lab that the tests of one module share, with its workers."""
-    running = start_lab(tmp_path_factory.mktemp("lab"))
+    running = start_lab(move_in(settled, tmp_path_factory.mktemp("lab")))
     yield running
     stop_lab(running)
 

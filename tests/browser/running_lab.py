@@ -2,14 +2,17 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from playwright.sync_api import Page
+from servers import free_port
 
 from lab.core.store import Store
 
@@ -46,6 +49,32 @@ def start_lab(data: Path, **environment: str) -> RunningLab:
     found = re.fullmatch(r"Crucible is ready: (http://127\.0\.0\.1:\d+)\n", line)
     assert found, f"app.py said {line!r}"
     return RunningLab(found[1], Store(f"sqlite:///{data / 'lab.db'}"), process, data)
+
+
+def settle_lab(data: Path) -> Path:
+    """Start a new lab, wait for its starter model, and stop it; return its folder, to be copied.
+
+    It is a hosted Space's, whose starter model belongs to nobody: visitors see it, and so does everybody.
+    """
+    lab = start_lab(data, SPACE_ID="ada/crucible", GRADIO_SERVER_PORT=str(free_port()))
+    deadline = time.monotonic() + 180
+    while not lab.store.models.list():
+        assert time.monotonic() < deadline, "the starter model did not come"
+        time.sleep(0.1)
+    stop_lab(lab)
+    return data
+
+
+def move_in(settled: Path, data: Path) -> Path:
+    """Copy a settled lab's folder to a new place; the weights, which nobody changes, are linked."""
+    return Path(shutil.copytree(settled, data, copy_function=_copy_or_link, dirs_exist_ok=True))
+
+
+def _copy_or_link(source: str, target: str) -> str:
+    if source.endswith(".safetensors"):
+        os.link(source, target)
+        return target
+    return shutil.copy2(source, target)
 
 
 def stop_lab(lab: RunningLab) -> list[psutil.Process]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from running_lab import RunningLab, start_lab, stop_lab
+from running_lab import RunningLab, move_in, start_lab, stop_lab
 from servers import free_port
 
 from lab.house import LIMITS
@@ -20,11 +20,10 @@ NARROW = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
+def demo(settled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     """A lab as a hosted Space runs it."""
-    running = start_lab(
-        tmp_path_factory.mktemp("demo"), SPACE_ID="ada/crucible", GRADIO_SERVER_PORT=str(free_port())
-    )
+    data = move_in(settled, tmp_path_factory.mktemp("demo"))
+    running = start_lab(data, SPACE_ID="ada/crucible", GRADIO_SERVER_PORT=str(free_port()))
     yield running
     stop_lab(running)
 
@@ -100,7 +99,7 @@ def test_every_page_says_what_the_demo_allows_and_offers_no_import(
 ) -> None:
     page.set_viewport_size(NARROW)  # type: ignore[arg-type]
     demo.open(page, view)
-    expect(page.get_by_text("This is a demo: one job at a time").first).to_be_visible()
+    expect(page.get_by_text("This is a demo: one job at a time").filter(visible=True)).to_have_count(1)
     expect(page.get_by_text(re.compile("from a folder|Path"))).to_have_count(0)
     assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
 

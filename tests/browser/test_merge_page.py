@@ -37,9 +37,6 @@ CELLS = """() => {
 
 @pytest.fixture
 def merge(lab: RunningLab, page: Page) -> Page:
-    if not lab.store.models.list():
-        lab.open(page, "compare")  # which chooses the starter model as soon as it is there
-        expect(page.locator("#lab-compare-models")).to_contain_text(STARTER, timeout=120_000)
     lab.open(page, "merge")
     page.get_by_role("button", name="Advanced").click()
     expect(page.locator("#lab-merge-yaml textarea")).to_be_visible()

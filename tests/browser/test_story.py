@@ -1,6 +1,8 @@
 """The story, by clicking: two fine-tunes, a merge of both, four answers side by side, and their scores."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -15,18 +17,24 @@ POINTS = """() => {
 }"""
 STREAMING = """() => [...document.querySelectorAll('.lab-answer')]
   .filter((answer) => answer.textContent.length > 15).length"""
+QUESTIONS = [
+    {"question": "What colour is the sky on a clear day?", "choices": ["green", "blue"], "answer": 1},
+    {"question": "How many legs has a dog?", "choices": ["four", "nine"], "answer": 0},
+    {"question": "What do cows drink?", "choices": ["water", "petrol"], "answer": 0},
+    {"question": "Which one is a fruit?", "choices": ["a hammer", "an apple"], "answer": 1},
+]
 BARS = """() => [...document.querySelectorAll('[id^=lab-chart-] .js-plotly-plot')]
   .map((plot) => plot.data.reduce((sum, bars) => sum + bars.x.length, 0))"""
 
 
-def test_a_person_tunes_twice_merges_compares_and_scores(lab: RunningLab, page: Page) -> None:
+def test_a_person_tunes_twice_merges_compares_and_scores(lab: RunningLab, page: Page, tmp_path: Path) -> None:
     lab.open(page, "models")
     expect(page.locator("#lab-models")).to_contain_text(STARTER, timeout=120_000)
     fine_tune(lab, page, "pirate", steps=4)
     fine_tune(lab, page, "sums", steps=3)
     merge(lab, page, "story-merge")
     ask_and_reload(lab, page)
-    score(page)
+    score(page, tmp_path)
     the_jobs_page_says_what_the_database_says(lab, page)
 
 
@@ -39,9 +47,9 @@ def fine_tune(lab: RunningLab, page: Page, dataset: str, steps: int) -> None:
     expect(page.locator(".lab-trained").first).to_be_visible()
     page.get_by_label("Max steps").fill(str(steps))
     page.get_by_role("button", name="More settings").click()
-    page.get_by_label("Batch", exact=True).fill("4")
+    page.get_by_label("Batch", exact=True).fill("2")
     page.get_by_label("Held out").fill("2")
-    expect(page.locator("#lab-tune-estimate")).to_contain_text(f"{steps} steps of 4 rows")
+    expect(page.locator("#lab-tune-estimate")).to_contain_text(f"{steps} steps of 2 rows")
     page.locator("#lab-tune-start").click()
     page.wait_for_function(f"({POINTS})() >= 2", timeout=120_000)
     expect(page.locator("#lab-tune-running")).to_contain_text("done", timeout=120_000)
@@ -86,7 +94,11 @@ def ask_and_reload(lab: RunningLab, page: Page) -> None:
         assert re.search(r"first token .*tok/s.*token", chips, re.DOTALL)
 
 
-def score(page: Page) -> None:
+def score(page: Page, tmp_path: Path) -> None:
+    questions = tmp_path / "my-questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    page.locator("input[type=file]:has(+ #lab-score-questions-file)").set_input_files(questions)
+    expect(page.locator("#lab-score-questions input")).to_have_value(re.compile("^my-questions"))
     page.locator("#lab-score").click()
     page.wait_for_function(f"({BARS})().some((bars) => bars >= 1)", timeout=120_000)
     expect(page.get_by_text(re.compile("against")).first).to_be_visible(timeout=180_000)
