@@ -63,7 +63,7 @@ def _words(row: RowMapping, device: DeviceRow, others: Sequence[RowMapping]) -> 
         return f"waits for {device.short}, which failed and is tried again within a minute"
     held = [f"{_size(one['bytes'])} by {_name_to(row, one)}" for one in others]
     if device.kept_bytes:
-        held.append(f"{_size(device.kept_bytes)} by {KEPT_WORDS} ({device.kept_words})")
+        held.append(f"{_size(device.kept_bytes)} by the chat's {KEPT_WORDS}")
     by = f", held: {', '.join(held)}" if held else ""
     return f"waits for {_size(row['need_bytes'])} on {device.short}{by}"
 
