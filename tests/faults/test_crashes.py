@@ -7,13 +7,14 @@ import time
 import psutil
 import pytest
 from toy_kind import ToySpec
-from worked_lab import Lab, on_every_backend, survivors, suspend_between_writes
+from worked_lab import Lab, each, on_every_backend, survivors, suspend_between_writes
 
 pytestmark = [pytest.mark.fault, pytest.mark.server, pytest.mark.timeout(120)]
 
 STEADY = ToySpec(steps=15, step_seconds=0.05, makes="mine")
 SHORT = ToySpec(makes="mine")
 DEAF = ToySpec(makes="mine", fails="deaf_at_first")
+DIES_EARLY = "the consumer, or the job's process, dies between the claim and the first step"
 RECOVERED_SECONDS = 20.0
 """What the contract allows from a death to the next attempt's first step."""
 
@@ -36,14 +37,14 @@ def test_the_next_consumer_takes_over_the_job_of_one_that_was_killed(lab: Lab) -
     lab.start()
     job = lab.submit(STEADY)
     lab.wait_for_step(job)
-    for process in lab.processes():
-        process.kill()
+    each(lab.processes(), psutil.Process.kill)
     lab.start()
     lab.wait_for_step(job, attempt=2, seconds=RECOVERED_SECONDS)
     assert lab.check_success(job, STEADY, crashes=1).attempt == 2
 
 
 @pytest.mark.case("A3", "only the consumer is killed; its children live on")
+@pytest.mark.slow
 @on_every_backend
 def test_the_children_of_a_killed_consumer_end_with_it(lab: Lab) -> None:
     first = lab.start()
@@ -63,7 +64,7 @@ def test_a_stopped_worker_gives_its_job_back_and_no_crash_is_counted(lab: Lab) -
     job = lab.submit(STEADY)
     lab.wait_for_step(job)
     first.send_signal(signal.SIGTERM)
-    lab.wait("everyone to end", lambda: not lab.processes(), seconds=10)
+    lab.wait("everyone to end", lambda: not lab.processes())
     assert lab.consumers[0].wait() == 0
     assert (lab.row(job).state, lab.row(job).crash_count) == ("queued", 0)
     lab.start()
@@ -80,7 +81,7 @@ def test_a_second_interrupt_changes_nothing_and_the_job_is_given_back(lab: Lab) 
     first.send_signal(signal.SIGINT)
     time.sleep(0.3)  # the worker waits for the job now, until it loses patience
     first.send_signal(signal.SIGINT)
-    lab.wait("everyone to end", lambda: not lab.processes(), seconds=10)
+    lab.wait("everyone to end", lambda: not lab.processes())
     assert lab.consumers[0].wait() == 0
     assert (lab.row(job).state, lab.row(job).crash_count) == ("queued", 0)
     lab.start()
@@ -88,6 +89,7 @@ def test_a_second_interrupt_changes_nothing_and_the_job_is_given_back(lab: Lab) 
 
 
 @pytest.mark.case("A6", "the consumer dies between taking the message and claiming the job")
+@pytest.mark.slow
 @on_every_backend
 def test_a_message_lost_with_its_reader_loses_no_job(lab: Lab) -> None:
     first = lab.start(failpoint="popped:1:kill", stale_seconds=60)
@@ -99,7 +101,7 @@ def test_a_message_lost_with_its_reader_loses_no_job(lab: Lab) -> None:
     assert lab.check_success(job, SHORT, crashes=0).attempt == 1
 
 
-@pytest.mark.case("A7", "the consumer dies between the claim and the first step")
+@pytest.mark.case("A7", DIES_EARLY)
 @pytest.mark.slow
 @on_every_backend
 def test_a_claimed_job_that_nobody_runs_is_taken_over(lab: Lab) -> None:
@@ -112,7 +114,7 @@ def test_a_claimed_job_that_nobody_runs_is_taken_over(lab: Lab) -> None:
     lab.check_success(job, SHORT, crashes=1)
 
 
-@pytest.mark.case("A7", "the job's process dies between the claim and the first step")
+@pytest.mark.case("A7", DIES_EARLY)
 @pytest.mark.slow
 @on_every_backend
 def test_a_process_that_dies_before_its_first_step_is_replaced(lab: Lab) -> None:
@@ -154,8 +156,7 @@ def test_a_zombie_writes_nothing_and_publishes_nothing(lab: Lab) -> None:
     told = len(lab.store.events.after(job, 0))
     lab.start()
     lab.wait_for_step(job, attempt=2, seconds=RECOVERED_SECONDS)
-    for process in stopped:
-        process.resume()
+    each(stopped, psutil.Process.resume)
     assert lab.check_success(job, steady, crashes=1).attempt == 2
     assert len(lab.steps(job, attempt=1)) <= before + 1  # the step that it was at
     news = lab.store.events.after(job, 0)[told:]
@@ -183,20 +184,23 @@ def test_a_job_that_kills_its_process_three_times_is_poison(lab: Lab) -> None:
 @on_every_backend
 def test_jobs_under_random_kills_all_succeed_once(lab: Lab) -> None:
     chance = random.Random(12)
-    pace = {"slots": 3, "most_crashes": 1000}
     specs = [ToySpec(steps=4, step_seconds=0.1, makes=f"m{n}" if n % 5 == 0 else None) for n in range(50)]
     jobs: list[str] = []
-    lab.start(**pace)
     while len(jobs) < len(specs):
+        consumer = tend(lab)
         jobs += [lab.submit(spec) for spec in specs[len(jobs) : len(jobs) + 2]]
         time.sleep(chance.uniform(0.3, 1.0))
-        consumer = psutil.Process(lab.consumers[-1].pid)
-        if chance.random() < 0.15:
-            consumer.kill()
-            lab.start(**pace)
-        elif children := [one for one in lab.processes() if one.pid != consumer.pid]:
-            chance.choice(children).kill()
-    lab.wait("every job's end", lambda: all(lab.row(job).is_terminal for job in jobs), seconds=60)
+        children = [one for one in lab.processes() if one != consumer]
+        victim = consumer if chance.random() < 0.15 or not children else chance.choice(children)
+        each([victim], psutil.Process.kill)
+    lab.wait("all ends", lambda: bool(tend(lab)) and all(lab.row(job).is_terminal for job in jobs), 60)
     rows = [lab.check_success(job, spec) for job, spec in zip(jobs, specs, strict=True)]
     assert sum(row.crash_count for row in rows) >= 3  # it was no quiet day
     assert len(lab.store.models.list()) == len(list(lab.settings.models.iterdir())) == 10
+
+
+def tend(lab: Lab) -> psutil.Process:
+    """Start a consumer where there is none; one whose first child is killed gives up and ends."""
+    if not lab.consumers or lab.consumers[-1].poll() is not None:
+        lab.start(slots=3, most_crashes=1000)
+    return psutil.Process(lab.consumers[-1].pid)

@@ -188,19 +188,31 @@ def family(process: psutil.Process) -> list[psutil.Process]:
 
 def survivors(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Return which of these processes still run."""
-    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    return [one for one in processes if _runs(one)]
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def each(processes: list[psutil.Process], do: Callable[[psutil.Process], object]) -> None:
+    """Do something to each of these processes, but for those that end meanwhile."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            do(process)
 
 
 def suspend_between_writes(lab: Lab) -> list[psutil.Process]:
     """Stop every process of a lab at a moment when none of them holds a lock; return them."""
     while True:
         processes = lab.processes()
-        for process in processes:
-            process.suspend()
+        each(processes, psutil.Process.suspend)
         if _can_be_written(lab):
             return processes
-        for process in processes:
-            process.resume()
+        each(processes, psutil.Process.resume)
         time.sleep(0.01)
 
 
