@@ -164,10 +164,11 @@ class Desk:
             parent_id: the job that this one repeats.
 
         Raises:
-            BadInput: the spec can't work, or the house refuses it.
+            BadInput: the spec can't work, the house refuses it, or the disk is too full for any job.
             Conflict: the key was used for another spec, or a model's name is taken.
         """
         self.gate(spec, owner)
+        self._refuse_when_low()
         found = self.check(spec)
         expected = seconds_of(found)
         kind = self.kinds[spec.kind]
@@ -190,6 +191,14 @@ class Desk:
         if is_new:
             self.bells[kind.lane].ring(job.id)
         return job
+
+    def _refuse_when_low(self) -> None:
+        if not self.shelf.free_disk_bytes():
+            raise BadInput(
+                "The lab's disk is nearly full.",
+                "What is left is kept for the lab's own records.",
+                "Delete models or datasets that nobody needs, then submit again.",
+            )
 
     def submit_once(self, spec: JobSpec, owner: str) -> JobRow:
         """Find the job that this owner handed in with the same spec, or hand it in.

@@ -56,6 +56,13 @@ def desk(tmp_path: Path, bell: RingCounter) -> Desk:
     return Desk(store, FakeShelf(root=tmp_path), {"batch": bell}, kinds={"toy": toy})
 
 
+def test_nothing_is_taken_while_the_disk_is_nearly_full(desk: Desk, bell: RingCounter) -> None:
+    full = replace(desk, shelf=FakeShelf(root=Path(), free_disk=0))
+    with pytest.raises(BadInput, match="disk is nearly full"):
+        full.submit(ToySpec(), "ada")
+    assert (desk.store.jobs.list(), bell.rung) == ([], [])
+
+
 def test_a_submitted_job_is_in_the_store_before_its_bell_rings(desk: Desk, bell: RingCounter) -> None:
     job = desk.submit(ToySpec(), "ada")
     assert desk.store.jobs.get(job.id).state == "queued"

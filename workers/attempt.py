@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Attempt(ShelfJob):
         events: where its events go.
         use_threads: sets the CPU threads of the calling thread.
         reach: passes a failpoint.
+        opened: the names of the models that the job has asked for.
     """
 
     row: JobRow
@@ -36,6 +37,7 @@ class Attempt(ShelfJob):
     events: EventBuffer
     use_threads: Callable[[int], None]
     reach: Callable[[str], None]
+    opened: list[str] = field(default_factory=list)
     _threads: int = 0
 
     @property
@@ -47,6 +49,12 @@ class Attempt(ShelfJob):
     def attempt(self) -> int:
         """Which attempt this is, from 1."""
         return self.row.attempt
+
+    def model(self, ref: str) -> Path:
+        """Return the folder of a model, and remember that the job opened it."""
+        folder = super().model(ref)
+        self.opened.append(ref)
+        return folder
 
     @property
     def thrift(self) -> int:

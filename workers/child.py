@@ -3,11 +3,13 @@
 It dies with the consumer that started it, whatever it is doing at that moment.
 """
 
+import fcntl
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +85,8 @@ def _serve(bench: "Bench", listener: Listener, order: Order, asked: Asked) -> No
 def _die_with_the_consumer() -> None:
     """Lead a process group of our own, and kill it when the consumer is gone.
 
-    Our parent is the fork server, so the kernel's own parent-death signal would come too late.
+    Our parent is the fork server, so the kernel's own parent-death signal would come too late. The thread
+    can't run while C code keeps the interpreter to itself; there the kernel kills this process, at least.
     """
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the consumer decides, over the pipe
@@ -96,6 +99,15 @@ def _die_with_the_consumer() -> None:
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="parent").start()
+    _have_the_kernel_kill_us_when_closed(parent.sentinel)
+
+
+def _have_the_kernel_kill_us_when_closed(pipe: int) -> None:
+    if not hasattr(fcntl, "F_SETSIG"):
+        return
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _offer_itself_to_the_kernel() -> None:
@@ -106,9 +118,11 @@ def _offer_itself_to_the_kernel() -> None:
 
 
 def _redirect_output(log: Path) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
+    """Send what is printed into a log; where no file can be made, it goes where it went before."""
     sys.stdout.flush()
     sys.stderr.flush()
-    with log.open("ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    with suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab", buffering=0) as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)

@@ -26,6 +26,11 @@ DEVICE_WORDS = (
 )
 """What CUDA says after which nothing in the process can compute on the device any more."""
 DISK_WORDS = ("no space left on device", "storagefull", "disk quota exceeded")
+DISK_FAULTS = {
+    errno.EIO: "A disk of the lab answered with an error (input/output error).",
+    errno.EROFS: "A disk of the lab can only be read, not written.",
+}
+"""What a disk says when something else than its space is wrong."""
 _BROKE = "a library that it uses crashed"
 SIGNALS_MEAN = {
     "SIGKILL": "the system may have run out of memory",
@@ -78,6 +83,16 @@ def ending_of(error: BaseException) -> Ending:
         problems = problems_of(error)
         return Ending("failed", "bad_input", " ".join(map(str, problems)), problems[0].field or None)
     return _ending_by_the_machine(error) or Ending("failed", "internal", _INTERNAL_TEXT)
+
+
+def ending_for_deleted(model: str) -> Ending:
+    """Say how a job ended that lost a model which it was using."""
+    return Ending(
+        "failed",
+        "model_deleted",
+        f"The model {model!r} was deleted while this job used it. Nothing was published. "
+        "Choose another model, or make that one again.",
+    )
 
 
 def words_for_exit(exit_code: int | None) -> str:
@@ -141,6 +156,8 @@ def _ending_by_the_machine(error: BaseException) -> Ending | None:
     """Say how an attempt ended for which disk, memory or GPU did not do; None where it was something else."""
     if _is_about_disk(error):
         return Ending("failed", "disk_full", _DISK_TEXT)
+    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+        return Ending("failed", "disk_fault", f"{DISK_FAULTS[error.errno]} {_DISK_FAULT_TEXT}")
     if _is_about_memory(error):
         return Ending("failed", "out_of_memory", _MEMORY_TEXT)
     if _is_about_a_device(error):
@@ -172,6 +189,10 @@ def _says(error: BaseException, words: tuple[str, ...]) -> bool:
 _DISK_TEXT = (
     "The disk is full. Nothing of this job was published and its temporary files are removed. "
     "Free some space, for instance by deleting models on the Models page, and run it again."
+)
+_DISK_FAULT_TEXT = (
+    "Nothing of this job was published and its temporary files are removed. "
+    "Whoever looks after this machine should see to its disk; run the job again then."
 )
 _MEMORY_TEXT = (
     "The job needed more memory than this machine has free. Nothing was published. "

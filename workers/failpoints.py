@@ -1,4 +1,4 @@
-"""Named places where a fault test may make something go wrong: LABFAIL=name[:nth]:kill|raise|sleep|enospc.
+"""Named places where a fault test may make something go wrong: LABFAIL=name[:nth]:deed, with a deed of DEEDS.
 
 Without that setting a failpoint costs one comparison of strings.
 """
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from lab.core.errors import BadInput
 
-DEEDS = ("kill", "raise", "sleep", "enospc")
-PLACES = ("popped", "claimed", "started", "breathe", "worked", "packed", "uploaded", "placed")
+DEEDS = ("kill", "raise", "sleep", "nap", "enospc", "eio", "erofs")
+PLACES = ("popped", "claimed", "started", "breathe", "worked", "packed", "uploaded", "placing", "placed")
 """In order: rung for, not yet claimed; claimed, not yet in a process; about to run; at a breath; run, not yet
-sealed; sealed, not yet published; in the object store (where there is one), nowhere else yet; published, not
-yet committed."""
-SLEEP_SECONDS = 3600.0
+sealed; sealed, not yet published; in the object store (where there is one), nowhere else yet; between
+chunks of a copy to the disk of the models; published, not yet committed."""
+SLEEP_SECONDS, NAP_SECONDS = 3600.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Failpoints:
     Attributes:
         place: its name; "" for none.
         nth: at which visit it strikes, counted over all processes of the data folder; 0 for each.
-        deed: kill this process, raise, sleep for good, or run out of disk.
+        deed: kill this process, raise, sleep for good, sleep for two seconds and go on, or have the
+            disk say that it is full, has an error or can only be read.
         tally: the file that counts the visits.
     """
 
@@ -64,8 +65,12 @@ class Failpoints:
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.deed == "sleep":
             time.sleep(SLEEP_SECONDS)
-        elif self.deed == "enospc":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        elif self.deed == "nap":
+            time.sleep(NAP_SECONDS)
+            return
+        elif self.deed in ("enospc", "eio", "erofs"):
+            number = getattr(errno, self.deed.upper())
+            raise OSError(number, os.strerror(number))
         raise RuntimeError(f"failpoint {place}")
 
     def _is_time(self) -> bool:

@@ -8,7 +8,9 @@ until the commit names it.
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,9 +18,21 @@ from typing import Any
 
 from lab.core.errors import BadInput
 from lab.core.job import NewModel, Outcome
+from lab.core.settings import Settings
 from lab.core.store.rows import JobRow, ModelRow
 from lab.models.hostcache import Borrower
-from lab.models.publish import finish, model_row, place, put_aside, read_manifest
+from lab.models.publish import (
+    MANIFEST,
+    Manifest,
+    finish,
+    is_whole,
+    model_row,
+    not_as_finished,
+    place,
+    put_aside,
+    read_manifest,
+    to_trash,
+)
 from lab.models.storeroom import Storeroom, Watcher
 
 NOTE = "shipment.json"
@@ -44,6 +58,10 @@ class Parcel:
             return read_manifest(folder).sha256 == self.manifest_sha256
         except BadInput:
             return False
+
+    def is_whole_in(self, folder: Path, breathe: Callable[[], None]) -> bool:
+        """Whether this very model is in a folder, each of its files as it was written."""
+        return self.is_in(folder) and is_whole(folder, read_manifest(folder), breathe)
 
 
 @dataclass(frozen=True)
@@ -71,18 +89,43 @@ class Shipment:
         return shipment
 
     @classmethod
-    def left_by_an_earlier_attempt(cls, work: Path, shelf: Path) -> "Shipment | None":
-        """Return the shipment that an attempt wrote down before it died, if all of it is still there."""
+    def left_by_an_earlier_attempt(
+        cls, work: Path, shelf: Path, job_id: str = "", breathe: Callable[[], None] = lambda: None
+    ) -> "Shipment | None":
+        """Return the shipment that an attempt wrote down before it died, if all of it is there undamaged.
+
+        Args:
+            work: the job's work folder.
+            shelf: the folder of models; what is damaged there and this job's is removed from it.
+            job_id: the job.
+            breathe: called between chunks while files are compared.
+        """
+        found = cls._written_down(work)
+        if found is None:
+            return None
+        for parcel in found.parcels:
+            places = (Path(parcel.folder), shelf / parcel.name)
+            if not any(parcel.is_whole_in(place, breathe) for place in places):
+                (work / NOTE).unlink()
+                _clear_leftover(shelf / parcel.name, lambda manifest: manifest.job_id == job_id)
+                return None
+        return found
+
+    @classmethod
+    def take_back(cls, work: Path, shelf: Path) -> None:
+        """Remove what a job that did not succeed has placed: nothing lists it, and its name is free again."""
+        found = cls._written_down(work)
+        for parcel in found.parcels if found else ():
+            if parcel.is_in(shelf / parcel.name):
+                shutil.rmtree(to_trash(shelf / parcel.name, shelf), ignore_errors=True)
+
+    @classmethod
+    def _written_down(cls, work: Path) -> "Shipment | None":
         note = work / NOTE
         if not note.exists():
             return None
         told = json.loads(note.read_text())
         parcels = tuple(Parcel(**parcel) for parcel in told["parcels"])
-        if not all(
-            parcel.is_in(Path(parcel.folder)) or parcel.is_in(shelf / parcel.name) for parcel in parcels
-        ):
-            note.unlink()
-            return None
         return cls(parcels, told["summary"], told["stopped_early"])
 
     @property
@@ -117,19 +160,59 @@ class Shipment:
             if not parcel.is_in(shelf / parcel.name):
                 put_aside(shelf / parcel.name, shelf)
 
-    def place(self, shelf: Path, owner: str) -> list[ModelRow]:
-        """Rename the folders into place, those that are not there yet, and return their rows.
+    def place(
+        self,
+        shelf: Path,
+        owner: str,
+        breathe: Callable[[], None] = lambda: None,
+        is_leftover: Callable[[Manifest], bool] = lambda _: False,
+    ) -> list[ModelRow]:
+        """Bring the folders to their places, those that are not there yet, and return their rows.
+
+        Args:
+            shelf: the folder of models.
+            owner: whose they are.
+            breathe: called between chunks where a disk has to be changed.
+            is_leftover: tells from a manifest whether nobody wants what stands in a place any more.
 
         Raises:
             Conflict: another model has the name.
+            JobFailed: a folder is not as it was sealed, or the disk is full.
         """
         rows = []
         for parcel in self.parcels:
-            target = shelf / parcel.name
+            folder, target = Path(parcel.folder), shelf / parcel.name
             if not parcel.is_in(target):
-                place(Path(parcel.folder), target)
+                if not parcel.is_in(folder):
+                    raise not_as_finished(parcel.name, MANIFEST)
+                _clear_leftover(target, is_leftover)
+                place(folder, target, breathe)
             rows.append(model_row(read_manifest(target), owner))
         return rows
+
+
+def clear_after(row: JobRow, settings: Settings) -> None:
+    """Remove the work folder of a job that has ended and, if it did not succeed, what it has placed.
+
+    What can't be removed now is left to the janitor. Logs stay.
+    """
+    work = settings.jobs / row.id / "work"
+    if row.state != "succeeded":
+        with suppress(OSError):
+            Shipment.take_back(work, settings.models)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _clear_leftover(target: Path, is_leftover: Callable[[Manifest], bool]) -> None:
+    """Take a folder out of the way that its job left behind and that nobody will list."""
+    if target.is_symlink():
+        return
+    try:
+        manifest = read_manifest(target)
+    except BadInput:
+        return
+    if is_leftover(manifest):
+        to_trash(target, target.parent)
 
 
 def _write_down(told: Mapping[str, Any], note: Path) -> None:

@@ -15,6 +15,7 @@ from lab.core.spec import Lane
 from lab.core.store import Store
 from lab.models.janitor import Janitor
 from workers.lane import LanePlan
+from workers.publishing import clear_after
 from workers.queue import Bell
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ class Reaper:
             return  # our own jobs' leases lapsed while we were stopped: let them be renewed first
         for row in self._store.jobs.reap(self._last_lines):
             log.warning("Job %s, attempt %d: its lease lapsed; it is %s.", row.id, row.attempt, row.state)
+            if row.is_terminal:
+                clear_after(row, self._settings)
             if row.state == "queued":
                 self._bells[row.lane].ring(row.id)  # type: ignore[index]  # a lane, by the table's constraint
         self._ring_again()
@@ -83,7 +86,7 @@ class Reaper:
             self.round()
         except Unavailable as error:
             log.warning("The next round tries again. %s", error)
-        except LabError:
+        except (LabError, OSError):  # a disk that is full or can't be read, too
             log.warning("A round failed; the next one tries again.", exc_info=True)
 
     def _have_slept(self) -> bool:

@@ -3,28 +3,37 @@
 The only place of the project that catches every exception.
 """
 
-import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar, cast
 
-from lab.core.errors import BadInput, ControlFlow, Fenced, IllegalTransition, JobFailed, LabError
+from lab.core.errors import (
+    BadInput,
+    ControlFlow,
+    Fenced,
+    IllegalTransition,
+    JobFailed,
+    LabError,
+    NotFound,
+    Unavailable,
+)
 from lab.core.events import EventBuffer
 from lab.core.job import Device
 from lab.core.lastwords import LastWords, last_lines
 from lab.core.store import Success
-from lab.core.store.rows import JobRow
+from lab.core.store.rows import JobRow, ModelRow
 from lab.core.store.second_chances import DEVICE, ON_CPU
 from lab.models.hostcache import Borrower
+from lab.models.publish import Manifest
 from workers.attempt import Attempt
 from workers.bench import Bench, load
-from workers.endings import Ending, ending_of, loss_of
+from workers.endings import Ending, ending_for_deleted, ending_of, loss_of
 from workers.orders import Asked
-from workers.publishing import Shipment
+from workers.publishing import Shipment, clear_after
 
 RETRY_SECONDS = 0.5
 STORE_PATIENCE_SECONDS = 600.0
@@ -47,8 +56,9 @@ def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> bool:
     events = EventBuffer(
         lambda batch: _patiently(asked, partial(bench.store.jobs.append, job_id, attempt, batch))
     )
+    opened: list[str] = []
     try:
-        with _borrowing(bench, _attempt_of(bench, row, asked, events)) as job:
+        with _borrowing(bench, _attempt_of(bench, row, asked, events, opened)) as job:
             success = _work(bench, job)
         events.close()
         _patiently(asked, partial(bench.store.jobs.succeed, job_id, attempt, success))
@@ -57,7 +67,9 @@ def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> bool:
             events.close()
         return False
     except BaseException as error:  # noqa: BLE001  whatever a job raises is its ending
-        ending = ending_of(error)
+        ending = _ending_of(bench, error, opened)
+        if ending.code == "disk_full" and time.monotonic() <= asked.held_until:
+            clear_after(row, bench.settings)  # first: the database may be on the same disk
         with suppress(LabError):
             events.close()
         _log(bench, row, error)
@@ -85,7 +97,7 @@ def _patiently(asked: Asked, write: Callable[[], T]) -> T:
             time.sleep(RETRY_SECONDS)
 
 
-def _attempt_of(bench: Bench, row: JobRow, asked: Asked, events: EventBuffer) -> Attempt:
+def _attempt_of(bench: Bench, row: JobRow, asked: Asked, events: EventBuffer, opened: list[str]) -> Attempt:
     folder = bench.folder_of(row.id) / "work"
     folder.mkdir(parents=True, exist_ok=True)
     return Attempt(
@@ -97,6 +109,7 @@ def _attempt_of(bench: Bench, row: JobRow, asked: Asked, events: EventBuffer) ->
         events=events,
         use_threads=_use_threads,
         reach=bench.failpoints.reach,
+        opened=opened,
     )
 
 
@@ -121,7 +134,9 @@ def _borrowing(bench: Bench, job: Attempt) -> Iterator[Attempt]:
 def _work(bench: Bench, job: Attempt) -> Success:
     """Run the job unless an earlier attempt finished it, then publish its models."""
     _patiently(job.asked, partial(bench.store.jobs.name_device, job.id, job.attempt, job.device.words))
-    shipment = Shipment.left_by_an_earlier_attempt(job.folder, bench.settings.models)
+    shipment = Shipment.left_by_an_earlier_attempt(
+        job.folder, bench.settings.models, job.id, job.check_ownership
+    )
     if shipment is None:
         job.breathe()
         bench.failpoints.reach("started")
@@ -131,14 +146,46 @@ def _work(bench: Bench, job: Attempt) -> Success:
         job.check_ownership()
         shipment = Shipment.pack(outcome, job.row, job.folder, job.check_ownership)
         bench.failpoints.reach("packed")
+    return Success(shipment.summary, _publish(bench, job, shipment), shipment.scores, shipment.stopped_early)
+
+
+def _publish(bench: Bench, job: Attempt, shipment: Shipment) -> list[ModelRow]:
+    """Bring a shipment's models to the object store, where there is one, and to their places."""
     if bench.shelf.room:
         borrower = Borrower(job.progress, job.check_ownership, STORE_PATIENCE_SECONDS)
         shipment.upload(bench.shelf.room, bench.settings.models, borrower)
         bench.failpoints.reach("uploaded")
+
+    def breathe() -> None:
+        bench.failpoints.reach("placing")
+        job.check_ownership()
+
+    def is_leftover(manifest: Manifest) -> bool:
+        return _patiently(job.asked, partial(_is_leftover, bench, manifest))
+
     job.check_ownership()
-    models = shipment.place(bench.settings.models, job.row.owner)
+    rows = shipment.place(bench.settings.models, job.row.owner, breathe, is_leftover)
     bench.failpoints.reach("placed")
-    return Success(shipment.summary, models, shipment.scores, shipment.stopped_early)
+    return rows
+
+
+def _is_leftover(bench: Bench, manifest: Manifest) -> bool:
+    """Whether a model that stands on the shelf is its job's no more and nobody's on the list."""
+    with suppress(NotFound):
+        if not bench.store.jobs.get(manifest.job_id).is_terminal:
+            return False
+    return all(row.name != manifest.name for row in bench.store.models.list())
+
+
+def _ending_of(bench: Bench, error: BaseException, opened: Collection[str]) -> Ending:
+    """Say how an attempt ended; what nobody foresaw may be due to a model that was deleted meanwhile."""
+    ending = ending_of(error)
+    if ending.is_internal:
+        with suppress(Unavailable):
+            listed = {row.name for row in bench.store.models.list()}
+            if deleted := [name for name in opened if name not in listed]:
+                return ending_for_deleted(deleted[0])
+    return ending
 
 
 def _end(bench: Bench, row: JobRow, ending: Ending) -> None:
@@ -165,9 +212,10 @@ def _end(bench: Bench, row: JobRow, ending: Ending) -> None:
 
 
 def _clear(bench: Bench, job_id: str) -> None:
-    """Remove the work folder of a job that has ended; its logs stay."""
-    if bench.store.jobs.get(job_id).is_terminal:
-        shutil.rmtree(bench.folder_of(job_id) / "work", ignore_errors=True)
+    """Remove what a job that has ended leaves behind."""
+    row = bench.store.jobs.get(job_id)
+    if row.is_terminal:
+        clear_after(row, bench.settings)
 
 
 def _keep(bench: Bench, row: JobRow, error: BaseException) -> None:

@@ -89,6 +89,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "LAB_QUEUE_KEY": settings.queue_key,
         "LAB_STORE_URL": settings.store_url,
         "LAB_CACHE_GB": str(settings.cache_gb),
+        "LAB_DISK_RESERVE_MB": str(settings.disk_reserve_mb),
         "LAB_DEVICES": settings.devices,
         "LAB_THREADS": str(settings.threads),
     }

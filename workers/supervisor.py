@@ -23,6 +23,7 @@ from workers.failpoints import Failpoints
 from workers.lane import LanePlan
 from workers.memory import kills_for_memory
 from workers.orders import Order
+from workers.publishing import clear_after
 from workers.seats import Seat, Seats
 from workers.threads import share_of_threads
 
@@ -248,7 +249,9 @@ class Supervisor:
             return
         loss = self._loss_of(watch)
         log.warning("Job %s, attempt %d: %s.", row.id, row.attempt, loss.why)
-        self._store.jobs.give_up(row.id, row.attempt, loss)
+        left = self._store.jobs.give_up(row.id, row.attempt, loss)
+        if left.is_terminal:
+            clear_after(left, self._settings)
 
     def _loss_of(self, watch: Watch) -> Loss:
         """Say how an attempt was lost that did not say it itself."""

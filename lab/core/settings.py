@@ -26,6 +26,7 @@ class Settings(BaseSettings):
         store_url: `s3://...` (or any URL of fsspec) of the object store for models and datasets, for hosts
             that share no folder; empty keeps them in the data folder.
         cache_gb: how many gigabytes of models a host keeps of the object store; 0 keeps all.
+        disk_reserve_mb: how many megabytes of disk no job may plan with: they keep the database writable.
         most_waiting, most_running: how many jobs one person may have waiting, and running in a lane at a
             time; 0 sets no limit. Further running ones wait, further waiting ones are refused.
         most_disk_gb: how many gigabytes one person's models and datasets may take; 0 sets no limit.
@@ -34,7 +35,7 @@ class Settings(BaseSettings):
         devices: devices to use, comma separated; empty means all.
         threads: CPU threads a job may use; 0 shares the cores among running jobs.
         space: whether we run inside a hosted Space (its environment says so).
-        failpoint: for fault tests, `name[:nth]:kill|raise|sleep|enospc` (workers/failpoints); from LABFAIL.
+        failpoint: for fault tests, `name[:nth]:deed` (workers/failpoints); from LABFAIL.
     """
 
     model_config = SettingsConfigDict(env_prefix="LAB_", extra="ignore", populate_by_name=True)
@@ -47,6 +48,7 @@ class Settings(BaseSettings):
     queue_key: str = ""
     store_url: str = ""
     cache_gb: float = Field(default=50.0, ge=0)
+    disk_reserve_mb: int = Field(default=512, ge=0)
     most_waiting: int = Field(default=0, ge=0)
     most_running: int = Field(default=0, ge=0)
     most_disk_gb: float = Field(default=0.0, ge=0)

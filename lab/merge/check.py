@@ -21,10 +21,10 @@ def check(spec: MergeSpec, shelf: Shelf) -> MergePlan:
         BadInput: names the field, what we saw, what we expected and what to do.
     """
     plan = prepare(spec, shelf)
-    need, have = plan.size_bytes + ROOM_FOR_SMALL_FILES, shelf.free_disk_bytes()
+    need, have = int(plan.size_bytes * 1.2) + ROOM_FOR_SMALL_FILES, shelf.free_disk_bytes()
     if need > have:
         raise BadInput(
-            f"The result takes {need / 1e9:.2f} GB and the disk has {have / 1e9:.2f} GB free.",
+            f"The result takes up to {need / 1e9:.2f} GB and the disk has {have / 1e9:.2f} GB free.",
             "A merge is written whole before it is published.",
             "Delete models that you don't need, or choose a smaller dtype.",
             field="out_dtype",

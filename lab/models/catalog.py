@@ -20,7 +20,7 @@ from lab.core.settings import Settings
 from lab.core.store import Store
 from lab.core.store.rows import DatasetRow, ModelRow
 from lab.models.hostcache import Borrower, HostCache
-from lab.models.publish import MANIFEST, to_trash
+from lab.models.publish import MANIFEST, read_manifest, to_trash
 from lab.models.storeroom import Storeroom, dataset_key, key_of
 
 
@@ -102,7 +102,7 @@ class Catalog:
         if self._cache is not None:
             find = self._cache.outline if self._is_for_checks else self._cache.model
             return find(row, self._borrower)
-        if fault := self._fault(row):
+        if fault := self._fault(row) or self._loss(row):
             raise NotFound(
                 fault, "A model's folder stays as it was published.", "Delete the model and make it again."
             )
@@ -125,8 +125,10 @@ class Catalog:
         return file
 
     def free_disk_bytes(self) -> int:
-        """Return the bytes free where models are written."""
-        return shutil.disk_usage(self._settings.data).free
+        """Return the bytes that a job may fill: on the fullest of the lab's disks, less the reserve."""
+        rooms = (self._settings.data, self._settings.models, self._settings.jobs)
+        free = min(shutil.disk_usage(room).free for room in rooms if room.is_dir())
+        return max(0, free - (self._settings.disk_reserve_mb << 20))
 
     def memory_bytes(self) -> int:
         """Return the memory of the largest device that jobs run on; of this machine while no worker told."""
@@ -167,9 +169,10 @@ class Catalog:
         folder = self._folder(row)
         self._store.models.delete(name)
         if folder.is_dir():
-            gone = to_trash(folder, self._settings.models)
-            if is_idle(gone):
-                shutil.rmtree(gone, ignore_errors=True)
+            with suppress(OSError):  # a disk that can't be written now: the janitor comes by again
+                gone = to_trash(folder, self._settings.models)
+                if is_idle(gone):
+                    shutil.rmtree(gone, ignore_errors=True)
         self._remove_from_store(key_of(row))
 
     def keep_dataset(self, row: DatasetRow, file: Path) -> None:
@@ -211,6 +214,17 @@ class Catalog:
 
     def _folder(self, row: ModelRow) -> Path:
         return self._settings.models / row.name
+
+    def _loss(self, row: ModelRow) -> str:
+        """Say which file of a model is not as its manifest has it, by its size; "" when all are."""
+        folder = self._folder(row)
+        for known in read_manifest(folder).files:
+            file = folder / known.path
+            if file.is_symlink() or not file.is_file():
+                return f"The file {known.path} of {row.name!r} is missing."
+            if file.stat().st_size != known.size:
+                return f"The file {known.path} of {row.name!r} is not the one that was published."
+        return ""
 
     def _fault(self, row: ModelRow) -> str:
         if self._cache is not None:

@@ -3,14 +3,21 @@
 Every host runs one; they do no harm beside each other.
 """
 
+import os
+import shutil
+import tempfile
 import time
+from collections.abc import Collection
+from pathlib import Path
 
-from lab.core.errors import Unavailable
+from lab.core.errors import BadInput, Unavailable
+from lab.core.files import is_idle
 from lab.core.settings import Settings
 from lab.core.store import Store
 from lab.core.store.rows import LIVE
+from lab.models.carrying import PART
 from lab.models.hostcache import HostCache
-from lab.models.publish import sweep
+from lab.models.publish import TRASH, read_manifest, to_trash
 from lab.models.storeroom import DATASETS, MODELS, Storeroom, dataset_key, key_of
 
 MOST_LIVE_JOBS = 100_000
@@ -72,6 +79,68 @@ class Janitor:
                 del self._suspects[key]
 
 
+def sweep(
+    models_dir: Path,
+    jobs_dir: Path,
+    known_names: Collection[str],
+    live_jobs: Collection[str],
+    older_than: float,
+) -> list[str]:
+    """Tidy up after crashes: unlisted model folders to the trash, ended jobs' work folders away.
+
+    A folder whose job still lives is left alone: that job will adopt it. Logs stay.
+
+    Args:
+        models_dir: the room of the models.
+        jobs_dir: the room of the jobs.
+        known_names: the models that the database lists.
+        live_jobs: ids of jobs that have not ended.
+        older_than: seconds that something must have been untouched for.
+
+    Returns:
+        The names of the model folders that went to the trash.
+    """
+    before = _now_on(models_dir) - older_than
+    gone = []
+    for folder in _old_folders(models_dir, before):
+        if folder.name.endswith(PART):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif (
+            folder.name not in known_names
+            and not folder.name.startswith(".")
+            and not _has_job(folder, live_jobs)
+            and is_idle(folder)
+        ):
+            to_trash(folder, models_dir)
+            gone.append(folder.name)
+    for folder in _old_folders(models_dir / TRASH, before):
+        if is_idle(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    for job in _old_folders(jobs_dir, before):
+        if job.name not in live_jobs:
+            shutil.rmtree(job / "work", ignore_errors=True)
+    return gone
+
+
 def _job_of(key: str) -> str:
     """Return the job that uploads to a key; nothing for a dataset's, which comes from a page."""
     return key.split("@")[1] if key.startswith(f"{MODELS}/") else ""
+
+
+def _now_on(disk: Path) -> float:
+    """Return the present by the clock that stamps the files of a folder: a file server's may differ."""
+    with tempfile.TemporaryFile(dir=disk) as probe:
+        return os.fstat(probe.fileno()).st_mtime
+
+
+def _old_folders(room: Path, before: float) -> list[Path]:
+    if not room.is_dir():
+        return []
+    return [item for item in sorted(room.iterdir()) if item.is_dir() and item.stat().st_mtime < before]
+
+
+def _has_job(folder: Path, live_jobs: Collection[str]) -> bool:
+    try:
+        return read_manifest(folder).job_id in live_jobs
+    except BadInput:
+        return False

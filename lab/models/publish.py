@@ -1,4 +1,4 @@
-"""How a finished folder becomes a model of the lab: a manifest, one rename, and a janitor for what is left.
+"""How a finished folder becomes a model of the lab: a manifest, then one rename.
 
 A folder is complete when its manifest.json is, because that is written last; it is published when
 it stands under its name and the database lists it. Knows folders and manifests; knows no database.
@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -19,9 +19,10 @@ from platform import python_version
 from typing import Any, BinaryIO
 
 from lab.core.errors import BadInput, Conflict, JobFailed
-from lab.core.files import is_idle, sync
+from lab.core.files import sync
 from lab.core.job import NewModel
 from lab.core.store.rows import ModelRow
+from lab.models.carrying import carry
 from lab.models.config import read_json
 from lab.models.inspection import check_model_folder
 
@@ -141,29 +142,51 @@ def finish(
         return _write(manifest, new.folder)
 
 
-def place(folder: Path, target: Path) -> None:
-    """Rename a finished folder to its place, whole or not at all, and make the rename durable.
+def place(folder: Path, target: Path, breathe: Callable[[], None] = lambda: None) -> None:
+    """Bring a finished folder to its place, whole or not at all, and for good.
 
-    Where the same job's model stands there already (a crash came between the rename and the
-    database), that one stays and `folder` is removed.
+    It is renamed, or copied where its place is on another disk. Where the same job's model stands there
+    already (a crash came between the rename and the database), that one stays and `folder` is removed.
+
+    Args:
+        folder: the finished folder.
+        target: its place, named like the model.
+        breathe: called between chunks of what takes time; may raise to give up.
 
     Raises:
         Conflict: another model stands there.
+        JobFailed: the disk is full, or the folder is not the one that was finished.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(target):
-        if not _is_ours(folder, target):
+        there = _made_by_the_same_job(folder, target)
+        if there is None:
             raise _taken(target.name)
-        shutil.rmtree(folder, ignore_errors=True)
-        return
+        if is_whole(target, there, breathe):
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        to_trash(target, target.parent)
     try:
-        folder.rename(target)
+        with full_disk_is_failure(f"publishing {target.name}"):
+            _move(folder, target, breathe)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise _taken(target.name) from None
         raise
     sync(target.parent)
     sync(folder.parent)
+
+
+def is_whole(folder: Path, manifest: Manifest, breathe: Callable[[], None] = lambda: None) -> bool:
+    """Whether every file of a manifest is there, in its size and with its sha256."""
+    for known in manifest.files:
+        file = folder / known.path
+        if file.is_symlink() or not file.is_file() or file.stat().st_size != known.size:
+            return False
+        with file.open("rb") as handle:
+            if _sha256(handle, breathe) != known.sha256:
+                return False
+    return True
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -213,47 +236,6 @@ def put_aside(folder: Path, models_dir: Path) -> None:
     """Clear the place of a model of whatever lies there, where the folders are only copies of a store's."""
     if os.path.lexists(folder):
         to_trash(folder, models_dir)
-
-
-def sweep(
-    models_dir: Path,
-    jobs_dir: Path,
-    known_names: Collection[str],
-    live_jobs: Collection[str],
-    older_than: float,
-) -> list[str]:
-    """Tidy up after crashes: unlisted model folders to the trash, ended jobs' work folders away.
-
-    A folder whose job still lives is left alone: that job will adopt it. Logs stay.
-
-    Args:
-        models_dir: the room of the models.
-        jobs_dir: the room of the jobs.
-        known_names: the models that the database lists.
-        live_jobs: ids of jobs that have not ended.
-        older_than: seconds that something must have been untouched for.
-
-    Returns:
-        The names of the model folders that went to the trash.
-    """
-    before = time.time() - older_than
-    gone = []
-    for folder in _old_folders(models_dir, before):
-        if (
-            folder.name not in known_names
-            and not folder.name.startswith(".")
-            and not _has_job(folder, live_jobs)
-            and is_idle(folder)
-        ):
-            to_trash(folder, models_dir)
-            gone.append(folder.name)
-    for folder in _old_folders(models_dir / TRASH, before):
-        if is_idle(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-    for job in _old_folders(jobs_dir, before):
-        if job.name not in live_jobs:
-            shutil.rmtree(job / "work", ignore_errors=True)
-    return gone
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -310,19 +292,43 @@ def _write(manifest: Manifest, folder: Path) -> Manifest:
     return Manifest(**{**vars(manifest), "sha256": hashlib.sha256(raw).hexdigest()})
 
 
-def _is_ours(folder: Path, target: Path) -> bool:
-    """Whether the folder at the target was made by the job that made `folder`, and is whole."""
+def _move(folder: Path, target: Path, breathe: Callable[[], None]) -> None:
+    """Rename a folder, or carry it to the disk where its place is.
+
+    Raises:
+        OSError: as the disks say.
+        JobFailed: the folder is not the one that was finished.
+    """
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        files = [(file.path, file.sha256) for file in read_manifest(folder).files]
+        try:
+            carry(folder, target, files, breathe)
+        except ValueError as changed:
+            raise not_as_finished(target.name, str(changed)) from None
+
+
+def not_as_finished(name: str, seen: str) -> JobFailed:
+    """Return the failure of a job whose finished model was changed before it was published."""
+    return JobFailed(
+        "damaged",
+        f"{seen} of the finished model {name!r} is not what was written. Nothing was published. "
+        "A disk may be failing, or somebody changed the job's folder. Run it again.",
+    )
+
+
+def _made_by_the_same_job(folder: Path, target: Path) -> Manifest | None:
+    """Return the manifest of what stands at the target if the job that made `folder` made that too."""
     if target.is_symlink():
-        return False
+        return None
     try:
         there, here = read_manifest(target), read_manifest(folder)
     except BadInput:
-        return False
-    sizes = {file.path: file.size for file in there.files}
-    is_whole = all(
-        (target / path).is_file() and (target / path).stat().st_size == n for path, n in sizes.items()
-    )
-    return is_whole and (there.job_id, there.spec_sha256) == (here.job_id, here.spec_sha256)
+        return None
+    return there if (there.job_id, there.spec_sha256) == (here.job_id, here.spec_sha256) else None
 
 
 def _taken(name: str) -> Conflict:
@@ -332,16 +338,3 @@ def _taken(name: str) -> Conflict:
         "Choose another name, or delete that model first.",
         field="name",
     )
-
-
-def _old_folders(room: Path, before: float) -> list[Path]:
-    if not room.is_dir():
-        return []
-    return [item for item in sorted(room.iterdir()) if item.is_dir() and item.stat().st_mtime < before]
-
-
-def _has_job(folder: Path, live_jobs: Collection[str]) -> bool:
-    try:
-        return read_manifest(folder).job_id in live_jobs
-    except BadInput:
-        return False

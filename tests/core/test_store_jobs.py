@@ -1,38 +1,21 @@
-"""The state machine of jobs, against real databases and a clock that the test moves."""
+"""The table of jobs, against real databases and a clock that the test moves."""
 
-import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from clocked_store import REACH, open_with_clock, pass_time, running, wish
 from servers import Backend
-from sqlalchemy import literal_column, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from lab.core.errors import Conflict, Fenced, IllegalTransition, NotFound
+from lab.core.errors import Conflict, Fenced, NotFound
 from lab.core.events import NewEvent
 from lab.core.lastwords import LastWords
-from lab.core.store import NewJob, Store, Success
-from lab.core.store.rows import LEGAL, STATES, JobRow, ModelRow
-from lab.core.store.transitions import move
-
-CLOCK = literal_column("(SELECT seconds FROM clock)")
-
-
-def open_with_clock(url: str) -> Store:
-    store = Store(url, now=CLOCK)
-    store.database.migrate()
-    with store.database.write() as connection:
-        connection.execute(text("CREATE TABLE clock (seconds DOUBLE PRECISION)"))
-        connection.execute(text("INSERT INTO clock VALUES (1000.0)"))
-    return store
-
-
-def pass_time(store: Store, seconds: float) -> None:
-    with store.database.write() as connection:
-        connection.execute(text("UPDATE clock SET seconds = seconds + :s"), {"s": seconds})
+from lab.core.store import Store, Success
+from lab.core.store.rows import JobRow, ModelRow
 
 
 @pytest.fixture
@@ -40,62 +23,6 @@ def store(database: Backend, tmp_path: Path) -> Iterator[Store]:
     store = open_with_clock(database.settings(tmp_path).database)
     yield store
     store.close()
-
-
-def wish(key: str = "k", **fields: object) -> NewJob:
-    values = {
-        "owner": "ada",
-        "key": key,
-        "kind": "merge",
-        "lane": "batch",
-        "title": "a merge",
-        "spec": {"a": 1},
-    }
-    return NewJob(**{**values, "spec_sha256": "0" * 64, "resumable": True, **fields})  # type: ignore[arg-type]
-
-
-def running(store: Store, **fields: object) -> JobRow:
-    store.jobs.insert(wish(**fields))
-    job = store.jobs.claim("batch", "w1", "cpu")
-    assert job is not None
-    return job
-
-
-REACH: dict[str, Callable[[Store], JobRow]] = {
-    "queued": lambda store: store.jobs.insert(wish())[0],
-    "running": running,
-    "cancelling": lambda store: store.jobs.request_cancel(running(store).id),
-    "succeeded": lambda store: store.jobs.succeed(running(store).id, 1, Success()),
-    "failed": lambda store: store.jobs.fail(running(store).id, 1, "bad", "it broke"),
-    "cancelled": lambda store: store.jobs.request_cancel(REACH["queued"](store).id),
-}
-
-
-def test_there_are_six_states_and_ten_legal_transitions() -> None:
-    assert (len(STATES), len(LEGAL)) == (6, 10)
-
-
-@pytest.mark.parametrize(("old", "new"), sorted(itertools.product(STATES, STATES)))
-def test_the_database_itself_allows_the_ten_transitions_and_refuses_the_other_26(
-    store: Store, old: str, new: str
-) -> None:
-    job = REACH[old](store)
-    change = text("UPDATE jobs SET state = :new WHERE id = :id")
-    if (old, new) in LEGAL:
-        with store.database.write() as connection:
-            connection.execute(change, {"new": new, "id": job.id})
-        assert store.jobs.get(job.id).state == new
-        return
-    with pytest.raises(IntegrityError, match="illegal transition"), store.database.write() as connection:
-        connection.execute(change, {"new": new, "id": job.id})
-    assert store.jobs.get(job.id).state == old
-
-
-@pytest.mark.parametrize(("old", "new"), sorted(set(itertools.product(STATES, STATES)) - LEGAL))
-def test_the_one_function_that_moves_jobs_refuses_the_26_too(store: Store, old: str, new: str) -> None:
-    job = REACH[old](store)
-    with pytest.raises(IllegalTransition), store.database.write() as connection:
-        move(connection, CLOCK, job.id, (old,), new, [])  # type: ignore[arg-type]
 
 
 def test_a_job_can_only_begin_queued(store: Store) -> None:
@@ -124,44 +51,6 @@ def test_the_same_owner_key_and_spec_are_the_same_job(store: Store) -> None:
     first, is_new = store.jobs.insert(wish("click-1"))
     again, is_new_again = store.jobs.insert(wish("click-1"))
     assert (first.id, is_new, is_new_again) == (again.id, True, False)
-
-
-def test_fifty_threads_with_one_name_promise_it_once(store: Store) -> None:
-    got: list[str] = []
-
-    def submit(n: int) -> None:
-        try:
-            got.append(store.jobs.insert(wish(str(n), promises=("m",)))[0].id)
-        except Conflict as error:
-            got.append(str(error))
-
-    threads = [threading.Thread(target=submit, args=(n,)) for n in range(50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(got) == 50
-    assert sum("already making 'm'" in words for words in got) == 49
-    assert len(store.jobs.list()) == 1
-
-
-def test_the_same_key_with_another_spec_is_refused(store: Store) -> None:
-    store.jobs.insert(wish("click-1"))
-    with pytest.raises(Conflict, match="was used for another job"):
-        store.jobs.insert(wish("click-1", spec_sha256="1" * 64))
-
-
-def test_fifty_threads_with_one_key_make_one_job(store: Store) -> None:
-    ids: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: ids.append(store.jobs.insert(wish("same"))[0].id)) for _ in range(50)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(ids) == 50
-    assert len(set(ids)) == 1
 
 
 def test_a_claimed_job_is_not_claimed_again(store: Store) -> None:

@@ -68,69 +68,6 @@ class TestBesideThePage:
         lab.wait("everyone to end", lambda: not survivors(everyone), seconds=2)
 
 
-class TestCancel:
-    def test_a_running_job_notices_within_two_seconds(self, lab: Lab) -> None:
-        lab.start()
-        job = lab.submit(LONG)
-        lab.wait_for_step(job)
-        lab.store.jobs.request_cancel(job)
-        row = lab.wait_for_end(job, seconds=2)
-        assert row.state == "cancelled"
-        lab.wait("its work to be removed", lambda: not (lab.settings.jobs / job / "work").exists(), 2)
-
-    def test_a_job_that_ignores_it_is_killed(self, lab: Lab) -> None:
-        lab.start()
-        job = lab.submit(ToySpec(steps=1, step_seconds=60, deaf=True))
-        lab.wait("the job to run", lambda: lab.row(job).state == "running")
-        lab.store.jobs.request_cancel(job)
-        assert lab.wait_for_end(job, seconds=5).state == "cancelled"
-        following = lab.submit(ToySpec())
-        assert lab.wait_for_end(following).state == "succeeded"
-
-    def test_a_deaf_chat_job_is_killed_and_the_engine_comes_back(self, lab: Lab) -> None:
-        lab.start("chat")
-        job = lab.submit(ToySpec(kind="toychat", steps=1, step_seconds=60, deaf=True))
-        lab.wait("the job to run", lambda: lab.row(job).state == "running")
-        lab.store.jobs.request_cancel(job)
-        assert lab.wait_for_end(job, seconds=5).state == "cancelled"
-        following = lab.submit(ToySpec(kind="toychat"))
-        assert lab.wait_for_end(following).state == "succeeded"
-
-    def test_stop_keeps_what_there_is(self, lab: Lab) -> None:
-        lab.start()
-        job = lab.submit(LONG)
-        lab.wait_for_step(job)
-        lab.store.jobs.request_stop(job)
-        row = lab.wait_for_end(job, seconds=3)
-        assert (row.state, row.stopped_early) == ("succeeded", True)
-
-
-class TestPublishing:
-    def test_a_crash_between_rename_and_commit_publishes_once(self, lab: Lab) -> None:
-        lab.start(failpoint="placed:1:kill")
-        job = lab.submit(ToySpec(makes="mine"))
-        row = lab.wait_for_end(job)
-        assert (row.state, row.attempt, row.crash_count) == ("succeeded", 2, 1)
-        assert [model.name for model in lab.store.models.list()] == ["mine"]
-        assert [path.name for path in lab.settings.models.iterdir()] == ["mine"]
-        lab.check_steps(job, 3)
-        assert row.result == {"steps": 3}
-
-    def test_a_crash_before_publishing_publishes_once(self, lab: Lab) -> None:
-        lab.start(failpoint="worked:1:kill")
-        job = lab.submit(ToySpec(makes="mine"))
-        assert lab.wait_for_end(job).state == "succeeded"
-        assert [model.name for model in lab.store.models.list()] == ["mine"]
-
-    def test_a_full_disk_fails_in_words_and_leaves_nothing(self, lab: Lab) -> None:
-        lab.start(failpoint="worked:enospc")
-        row = lab.wait_for_end(lab.submit(ToySpec(makes="mine")))
-        assert (row.state, row.error_code) == ("failed", "disk_full")
-        assert "Free some space" in (row.error_text or "")
-        assert list(lab.settings.models.iterdir()) == []
-        lab.wait("its work to be removed", lambda: not (lab.settings.jobs / row.id / "work").exists(), 2)
-
-
 class TestFailures:
     def test_bad_input_found_late_names_the_field_and_is_not_tried_again(self, lab: Lab) -> None:
         lab.start()

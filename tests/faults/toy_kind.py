@@ -5,9 +5,12 @@ Stands in for `lab.jobs` in the consumer that toy_lane.py starts.
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 from lab.core.errors import BadInput
@@ -23,20 +26,26 @@ class ToySpec(JobSpec):
     step_seconds: float = 0.02
     deaf: bool = False
     makes: str | None = None
-    fails: Literal["", "bad_input", "bug", "exit", "silence", "deaf_at_first"] = ""
+    fails: Literal["", "bad_input", "bug", "exit", "silence", "deaf_at_first", "stuck"] = ""
+    fills: int = 0
+    fills_the_rest: bool = False
+    weighs: int = 0
+    reads: str | None = None
+    promises: bool = True
 
     @property
     def title(self) -> str:
         return "toy"
 
     def models_made(self) -> tuple[str, ...]:
-        return (self.makes,) if self.makes else ()
+        return (self.makes,) if self.makes and self.promises else ()
 
 
 def run(spec: ToySpec, job: Job) -> Outcome:
     """Do the steps that no earlier attempt has done; each leaves a file and an event."""
     if spec.fails == "deaf_at_first" and job.attempt == 1:
         threading.Event().wait()
+    read = job.model(spec.reads) if spec.reads else None
     for step in range(spec.steps):
         done = job.folder / f"step-{step}"
         if done.exists():
@@ -46,7 +55,10 @@ def run(spec: ToySpec, job: Job) -> Outcome:
         threading.Event().wait(spec.step_seconds)
         with (job.folder.parent / "ledger").open("a") as ledger:
             ledger.write(f"{step} {job.attempt} {os.getpid()}\n")
-        done.touch()
+        with done.open("wb") as file:
+            file.write(os.urandom(spec.fills))
+        if read:
+            (read / "toy.json").read_bytes()
         job.emit("metric", step=step, values={"pid": os.getpid()})
         _misbehave(spec)
         if job.stop_asked():
@@ -62,6 +74,8 @@ def _misbehave(spec: ToySpec) -> None:
     if spec.fails == "exit":
         os.write(2, b"the toy falls over\n")
         os.kill(os.getpid(), signal.SIGKILL)
+    if spec.fails == "stuck":
+        re.fullmatch("(a+)+", "a" * 60 + "b")  # C code that never ends and lets no other thread run
     if spec.fails == "silence":
         threading.Event().wait()
 
@@ -72,7 +86,19 @@ def _models(spec: ToySpec, job: Job) -> tuple[NewModel, ...]:
     folder = job.folder / "model"
     folder.mkdir(exist_ok=True)
     (folder / "toy.json").write_text(json.dumps({"attempt": job.attempt}))
+    (folder / "weights.bin").write_bytes(bytes(spec.weighs))
+    if spec.fills_the_rest:
+        fill(job.folder / "ballast")
     return (NewModel(spec.makes, folder, "merge", words="a toy"),)
+
+
+def fill(ballast: Path, leave: int = 0) -> None:
+    """Fill the disk that a file is on, to the last page but for so many bytes."""
+    with suppress(OSError), ballast.open("ab", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    if leave:
+        os.truncate(ballast, ballast.stat().st_size - leave)
 
 
 class ToyDevices:

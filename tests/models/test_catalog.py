@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import insert
@@ -80,6 +81,24 @@ class TestFinding:
     def test_room_is_measured(self, lab: Lab) -> None:
         assert lab.catalog.free_disk_bytes() > 0
         assert lab.catalog.memory_bytes() > 1 << 28
+
+    def test_the_fullest_disk_counts_and_a_reserve_stays(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        free = {lab.settings.data: 9 << 30, lab.settings.models: 3 << 30, lab.settings.jobs: 4 << 30}
+        monkeypatch.setattr("shutil.disk_usage", lambda room: SimpleNamespace(free=free[room]))
+        assert lab.catalog.free_disk_bytes() == (3 << 30) - (512 << 20)
+        free[lab.settings.jobs] = 100 << 20
+        assert lab.catalog.free_disk_bytes() == 0
+
+    def test_a_file_that_was_cut_short_is_noticed_when_the_model_is_opened(self, lab: Lab) -> None:
+        lab.add("base")
+        (lab.settings.models / "base" / "config.json").write_text("{}")
+        with pytest.raises(NotFound, match=r"config\.json of 'base' is not the one that was published"):
+            lab.catalog.model("base")
+        (lab.settings.models / "base" / "config.json").unlink()
+        with pytest.raises(NotFound, match=r"config\.json of 'base' is missing"):
+            lab.catalog.model("base")
 
 
 class TestLineage:

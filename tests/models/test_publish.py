@@ -13,7 +13,8 @@ from tiny_models import write_adapter, write_model
 from lab.core.errors import BadInput, Conflict, JobFailed
 from lab.core.job import NewModel
 from lab.models import publish
-from lab.models.publish import finish, model_row, place, read_manifest, sweep
+from lab.models.janitor import sweep
+from lab.models.publish import finish, model_row, place, read_manifest
 
 
 @pytest.fixture

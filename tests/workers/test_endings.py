@@ -39,6 +39,8 @@ def refused() -> ValidationError:
             "failed",
             "out_of_memory",
         ),
+        (OSError(errno.EIO, "Input/output error"), "failed", "disk_fault"),
+        (OSError(errno.EROFS, "Read-only file system"), "failed", "disk_fault"),
         (OSError(errno.EACCES, "Permission denied"), "failed", "internal"),
         (KeyError("memory"), "failed", "internal"),
         (KeyboardInterrupt(), "failed", "internal"),

@@ -30,6 +30,20 @@ def test_the_nth_visit_is_counted_across_processes(tmp_path: Path) -> None:
     first.reach("placed")  # the third
 
 
+@pytest.mark.parametrize("deed", ["eio", "erofs"])
+def test_a_disk_can_answer_with_an_error(deed: str, tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        Failpoints.parse(f"packed:{deed}", tmp_path).reach("packed")
+    assert caught.value.errno == getattr(errno, deed.upper())
+
+
+def test_after_a_nap_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    Failpoints.parse("placed:nap", tmp_path).reach("placed")
+    assert len(slept) == 1
+
+
 @pytest.mark.parametrize(
     "text", ["nowhere:kill", "placed", "placed:explode", "placed:x:kill", "placed:-1:kill", "a:b:c:d"]
 )
