@@ -4,6 +4,8 @@ Knows the queue only as a bell to ring. Runs nothing.
 """
 
 import importlib
+import math
+import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -82,6 +84,7 @@ _SPECS: TypeAdapter[Any] = TypeAdapter(AnySpec)
 
 LANES: tuple[Lane, ...] = get_args(Lane)
 
+FRESH_SECONDS = 1.0
 MOST_RUNG = 32
 """So many bells wake every worker there is; one that is awake goes on until nothing waits."""
 
@@ -134,6 +137,9 @@ class Desk:
     rules: Gate = open_house
     limits: Limits = NO_LIMITS
     most_running: int = 0
+    _told: dict[str, tuple[float, dict[str, Standing]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def check(self, spec: JobSpec, owner: str | None = None) -> object:
         """Check a spec as `submit` would, without queueing it.
@@ -266,6 +272,7 @@ class Desk:
             NotFound: there is no such job of this owner.
         """
         self.store.line.move(self.own(job_id, owner).id, steps)
+        self._told.clear()
         return self.store.jobs.get(job_id)
 
     def prefer(self, job_id: str, owner: str, priority: int) -> JobRow:
@@ -280,6 +287,7 @@ class Desk:
                 f"The priority is {priority}.", f"It is {LOW}, 0 or {HIGH}.", "Choose one of them."
             )
         self.store.line.prefer(self.own(job_id, owner).id, priority)
+        self._told.clear()
         return self.store.jobs.get(job_id)
 
     def put_first(self, job_id: str) -> JobRow:
@@ -289,6 +297,7 @@ class Desk:
             NotFound: there is no such job.
         """
         self.store.line.prefer(self.store.jobs.get(job_id).id, FIRST)
+        self._told.clear()
         return self.store.jobs.get(job_id)
 
     def pause(self, owner: str, lanes: Collection[Lane] = LANES) -> None:
@@ -303,8 +312,15 @@ class Desk:
                 self.bells[cast(Lane, job.lane)].ring(job.id)
 
     def standings(self, lane: str) -> dict[str, Standing]:
-        """Say for every waiting job of a lane where it stands, and in how many seconds it starts."""
-        return self.store.line.standings(lane, self.most_running)
+        """Say for every waiting job of a lane where it stands, and in how many seconds it starts.
+
+        Worked out once a second, however many pages ask: a long line takes a tenth of a second.
+        """
+        moment, standings = self._told.get(lane, (-math.inf, {}))
+        if time.monotonic() - moment > FRESH_SECONDS:
+            standings = self.store.line.standings(lane, self.most_running)
+            self._told[lane] = time.monotonic(), standings
+        return standings
 
     def _is_short(self, kind: str, expected: float | None) -> bool:
         seconds = self.store.line.pace([kind]).seconds(kind, expected)

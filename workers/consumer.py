@@ -89,7 +89,8 @@ def run_lane(settings: Settings, plan: LanePlan, with_parent: bool = False) -> N
     supervisor = Supervisor(settings, store, plan, crew, worker_id)
 
     def beat() -> None:
-        store.workers.beat(worker_id, plan.lane, socket.gethostname(), supervisor.device, crew.models())
+        host, places = socket.gethostname(), supervisor.places
+        store.workers.beat(worker_id, plan.lane, host, supervisor.device, crew.models(), places)
         supervisor.beat()
 
     reaper = Reaper(settings, store, make_bells(settings), plan, beat, supervisor.wake)
@@ -114,8 +115,12 @@ def _seats(plan: LanePlan, crew: Crew) -> list[Seat]:
     facts = [report.device for report in devices if report.device is not None]
     slots = plan.slots or (CHAT_PLACES if plan.keeps_engine else len(facts))
     host = socket.gethostname()
-    chosen = [facts[slot % len(facts)] for slot in range(slots)]
-    return [Seat(slot, device, Place(host, device.name)) for slot, device in enumerate(chosen)]
+    every = slots + (0 if plan.keeps_engine else plan.short_slots)
+    chosen = [facts[slot % len(facts)] for slot in range(every)]
+    return [
+        Seat(slot, device, Place(host, device.name), only_short=slot >= slots)
+        for slot, device in enumerate(chosen)
+    ]
 
 
 def _others(crew: Crew, count: int) -> list[Report]:

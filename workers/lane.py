@@ -15,6 +15,7 @@ class LanePlan:
         lane: chat or batch.
         lease_seconds: how long a claim holds without a heartbeat.
         slots: jobs at a time; 0 lets the consumer decide.
+        short_slots: how many short jobs besides, at a time; the chat lane has none.
         jobs: the module with KINDS and parse_spec. Only children import it.
         devices: `module:class` of what a child computes on, made of settings and slot. Only children import
             it.
@@ -31,6 +32,7 @@ class LanePlan:
     lane: Lane
     lease_seconds: float = 15.0
     slots: int = 0
+    short_slots: int = 1
     jobs: str = "lab.jobs"
     devices: str = "workers.device:Devices"
     cache: str = "lab.models.runtime:ModelCache"

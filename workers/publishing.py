@@ -34,6 +34,7 @@ from lab.models.publish import (
     to_trash,
 )
 from lab.models.storeroom import Storeroom, Watcher
+from workers.inheriting import leaves_its_work
 
 NOTE = "shipment.json"
 
@@ -194,12 +195,17 @@ class Shipment:
 def clear_after(row: JobRow, settings: Settings) -> None:
     """Remove the work folder of a job that has ended and, if it did not succeed, what it has placed.
 
-    What can't be removed now is left to the janitor. Logs stay.
+    What can't be removed now is left to the janitor. Logs stay, and for a day the work of a job that may
+    go on where it failed.
     """
     work = settings.jobs / row.id / "work"
     if row.state != "succeeded":
         with suppress(OSError):
             Shipment.take_back(work, settings.models)
+    if leaves_its_work(row):
+        with suppress(OSError):
+            (work / NOTE).unlink(missing_ok=True)
+        return
     shutil.rmtree(work, ignore_errors=True)
 
 

@@ -32,6 +32,7 @@ from lab.models.publish import Manifest
 from workers.attempt import Attempt
 from workers.bench import Bench, load
 from workers.endings import Ending, ending_for_deleted, ending_of, loss_of
+from workers.inheriting import inherit_work
 from workers.orders import Asked
 from workers.publishing import Shipment, clear_after
 
@@ -99,6 +100,8 @@ def _patiently(asked: Asked, write: Callable[[], T]) -> T:
 
 def _attempt_of(bench: Bench, row: JobRow, asked: Asked, events: EventBuffer, opened: list[str]) -> Attempt:
     folder = bench.folder_of(row.id) / "work"
+    if parent := inherit_work(row, bench.store, bench.settings):
+        events.emit("note", text=f"Goes on with the work that job {parent} had done.", level="info")
     folder.mkdir(parents=True, exist_ok=True)
     return Attempt(
         row=row,

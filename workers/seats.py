@@ -21,11 +21,18 @@ class Seat:
         slot: its number, which chooses the child and with it the device.
         facts: the device as its first child found it.
         place: the device in the table of devices.
+        only_short: kept for short jobs, which so never wait behind an hour of training.
     """
 
     slot: int
     facts: DeviceFacts
     place: Place
+    only_short: bool = False
+
+    @property
+    def sort(self) -> tuple[Place, bool]:
+        """What decides which jobs it may take: where one of this sort gets none, another gets none."""
+        return self.place, self.only_short
 
 
 class Seats:
@@ -63,14 +70,14 @@ class Seats:
         """Free a place."""
         self._free.put(seat)
 
-    def swap(self, seat: Seat, refused: set[Place]) -> Seat | None:
-        """Change a place for a free one on a device that was not refused yet; None when there is none."""
+    def swap(self, seat: Seat, refused: set[tuple[Place, bool]]) -> Seat | None:
+        """Change a place for a free one of a sort that was not refused yet; None when there is none."""
         for _ in range(self._free.qsize()):
             try:
                 other = self._free.get_nowait()
             except Empty:
                 return None
-            if other.place not in refused:
+            if other.sort not in refused:
                 self._free.put(seat)
                 return other
             self._free.put(other)

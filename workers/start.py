@@ -91,6 +91,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "LAB_CACHE_GB": str(settings.cache_gb),
         "LAB_DISK_RESERVE_MB": str(settings.disk_reserve_mb),
         "LAB_DEVICES": settings.devices,
+        "LAB_MOST_RUNNING": str(settings.most_running),
         "LAB_THREADS": str(settings.threads),
     }
     # A killed child leaves semaphores behind, which Python tidies away with a warning to the terminal.

@@ -80,6 +80,12 @@ class Supervisor:
         self._seats.open(seats)
         self.device = seats[0].facts.words
 
+    @property
+    def places(self) -> tuple[int, int]:
+        """How many jobs run at a time, and how many short ones besides."""
+        short = sum(seat.only_short for seat in self._seats.every)
+        return len(self._seats.every) - short, short
+
     def beat(self) -> None:
         """Tell the store what our devices are, and give memory back that a waiting job needs."""
         if not self.device:
@@ -92,7 +98,7 @@ class Supervisor:
 
     def work(self) -> None:
         """Claim and run waiting jobs until none waits for a device of ours that is free."""
-        seat, refused = self._seats.take(), set[Place]()
+        seat, refused = self._seats.take(), set[tuple[Place, bool]]()
         try:
             while not self.stopping.is_set():
                 self._failpoints.reach("popped")
@@ -101,7 +107,7 @@ class Supervisor:
                     refused.clear()
                     self._run(row, seat)
                     continue
-                refused.add(seat.place)
+                refused.add(seat.sort)
                 other = self._seats.swap(seat, refused)
                 if other is None:
                     return
@@ -114,7 +120,10 @@ class Supervisor:
         place = seat.place
         if not self._seats.is_well(seat, lambda: log.warning("%s still does not answer.", place.device)):
             return None
-        return self._store.jobs.claim(self._plan.lane, self._worker_id, seat.facts.words, place)
+        most = self._settings.most_running
+        return self._store.jobs.claim(
+            self._plan.lane, self._worker_id, seat.facts.words, place, seat.only_short, most
+        )
 
     def wake(self) -> None:
         """Look for waiting jobs without a message, in a thread: the queue does not answer."""
@@ -146,7 +155,7 @@ class Supervisor:
         )
         try:
             child.send(watch.order("run", began))
-            self._refill(place)
+            self._refill(seat)
             while not child.wait_until_done(row.id, row.attempt, self._plan.poll_seconds):
                 self._look_after(watch)
             self._bury(watch)
@@ -157,7 +166,7 @@ class Supervisor:
                 child.see_off()
             if child.broke_device:
                 self._seats.mark_broken(seat)
-            self._refill(place)
+            self._refill(seat)
 
     def _look_after(self, watch: Watch) -> None:
         """Renew the lease when it is time, and act on what the row says.
@@ -272,9 +281,10 @@ class Supervisor:
     def _how_it_ended(self, child: Child) -> str:
         return "it ended without a result" if child.is_alive else child.words_for_end()
 
-    def _refill(self, place: int) -> None:
-        if not self.stopping.is_set():
-            self._crew.refill(place)
+    def _refill(self, seat: Seat) -> None:
+        """Make the next child ready; the seldom used place for short jobs forks its own when it has one."""
+        if not self.stopping.is_set() and not seat.only_short:
+            self._crew.refill(seat.slot)
 
     def _share(self) -> int:
         try:

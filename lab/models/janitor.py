@@ -21,6 +21,8 @@ from lab.models.publish import TRASH, read_manifest, to_trash
 from lab.models.storeroom import DATASETS, MODELS, Storeroom, dataset_key, key_of
 
 MOST_LIVE_JOBS = 100_000
+KEEP_WORK_SECONDS = 24 * 3600.0
+"""So long a failed job's work waits for somebody to run the job again."""
 
 
 class Janitor:
@@ -49,7 +51,7 @@ class Janitor:
         live = {row.id for row in self._store.jobs.list(states=LIVE, limit=MOST_LIVE_JOBS)}
         models = self._store.models.list()  # after the jobs: one that has just ended is listed here
         names = {row.name for row in models}
-        sweep(self._settings.models, self._settings.jobs, names, live, older_than)
+        sweep(self._settings.models, self._settings.jobs, names, live, older_than, self._failed_of_late())
         if self._room:
             listed = {key_of(row) for row in models}
             listed |= {dataset_key(row) for row in self._store.datasets.list()}
@@ -57,6 +59,12 @@ class Janitor:
             cache = HostCache(self._settings, self._room)
             cache.forget_outlines({row.manifest_sha256 for row in models})
             cache.evict(0)
+
+    def _failed_of_late(self) -> set[str]:
+        """Return the jobs that may still be run again with the work that they had done."""
+        since = self._store.database.time() - KEEP_WORK_SECONDS
+        failed = self._store.jobs.list(states=["failed"], limit=1000)
+        return {row.id for row in failed if row.finished is not None and row.finished > since}
 
     def _keys(self) -> set[str]:
         if not self._room:
@@ -85,6 +93,7 @@ def sweep(
     known_names: Collection[str],
     live_jobs: Collection[str],
     older_than: float,
+    failed_jobs: Collection[str] = (),
 ) -> list[str]:
     """Tidy up after crashes: unlisted model folders to the trash, ended jobs' work folders away.
 
@@ -96,6 +105,7 @@ def sweep(
         known_names: the models that the database lists.
         live_jobs: ids of jobs that have not ended.
         older_than: seconds that something must have been untouched for.
+        failed_jobs: ids of jobs whose work may yet be gone on with.
 
     Returns:
         The names of the model folders that went to the trash.
@@ -117,7 +127,7 @@ def sweep(
         if is_idle(folder):
             shutil.rmtree(folder, ignore_errors=True)
     for job in _old_folders(jobs_dir, before):
-        if job.name not in live_jobs:
+        if job.name not in live_jobs and job.name not in failed_jobs:
             shutil.rmtree(job / "work", ignore_errors=True)
     return gone
 

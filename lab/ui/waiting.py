@@ -20,18 +20,21 @@ _ORDINALS = (
 
 def waiting_words(services: "Services", jobs: Sequence[JobRow]) -> dict[str, str]:
     """Say for each of these jobs that waits what it waits for."""
-    standings = _standings(services, jobs)
+    standings = standings_of(services, jobs)
     paused = services.store.line.pauses() if standings else {}
+    return words_for(jobs, standings, paused)
+
+
+def words_for(
+    jobs: Sequence[JobRow], standings: Mapping[str, Standing], paused: Collection[str]
+) -> dict[str, str]:
+    """Say for each of these jobs that waits what it waits for; `paused` are the lanes that are."""
     waiting = [job for job in jobs if job.state == "queued"]
     return {job.id: words_of(job, standings.get(job.id), job.lane in paused) for job in waiting}
 
 
-def positions(services: "Services", jobs: Sequence[JobRow]) -> dict[str, int]:
-    """Say for each of these jobs that waits where it stands in its line."""
-    return {job: standing.position for job, standing in _standings(services, jobs).items()}
-
-
-def _standings(services: "Services", jobs: Sequence[JobRow]) -> dict[str, Standing]:
+def standings_of(services: "Services", jobs: Sequence[JobRow]) -> dict[str, Standing]:
+    """Say where everything stands in the lanes in which any of these jobs waits."""
     standings: dict[str, Standing] = {}
     for lane in sorted({job.lane for job in jobs if job.state == "queued"}):
         standings.update(services.desk.standings(lane))
@@ -47,7 +50,7 @@ def pause_html(paused: Mapping[str, PauseRow], now: float, *, is_operator: bool)
     note = f'<span class="lab-pause-words">{widgets.esc(words)}</span>' if words else ""
     look = "lab-note lab-warm" if words else "lab-quiet"
     return (
-        f'<div class="lab-line {look}" role="status">{note}<span class="lab-buttons">{buttons}</span></div>'
+        f'<div class="lab-queue {look}" role="status">{note}<span class="lab-buttons">{buttons}</span></div>'
     )
 
 

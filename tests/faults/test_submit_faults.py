@@ -17,9 +17,11 @@ from toy_kind import ToySpec
 from web_desk import open_desk
 from worked_lab import HERE, LEASE_SECONDS, Lab, on_every_backend
 
-from lab.core.errors import Conflict
+from lab.core.errors import BadInput, Conflict
 from lab.core.settings import child_environment
-from lab.core.store import Store
+from lab.core.store import Store, Success
+from lab.core.store.limits import Limits
+from lab.core.store.rows import DatasetRow, ModelRow
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -184,3 +186,58 @@ def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(
     lab.store.jobs.request_cancel(long)
     assert lab.wait_for_end(long).state == "cancelled"
     lab.check_events(long)
+
+
+@pytest.mark.case("D5", "a person hands in more jobs at once than one may have waiting")
+@on_every_backend
+def test_of_many_submissions_at_once_as_many_are_taken_as_one_may_have_waiting(lab: Lab) -> None:
+    desk = replace(open_desk(lab.settings), limits=Limits(waiting=3))
+
+    def submit(n: int) -> str:
+        try:
+            return desk.submit(ToySpec(), "ada", f"click-{n}").id
+        except BadInput as error:
+            return str(error)
+
+    with ThreadPoolExecutor(20) as threads:
+        got = list(threads.map(submit, range(20)))
+    refused = "You have 3 waiting jobs. Everyone may have 3 at most. Wait until one has begun, or cancel one"
+    assert sum(words.startswith(refused) for words in got) == 17
+    assert len(lab.store.jobs.list()) == 3
+    desk.submit(ToySpec(), "bob")
+    assert lab.store.jobs.claim("batch", "w", "cpu") is not None  # one of ada's: that leaves room
+    desk.submit(ToySpec(), "ada")
+    with pytest.raises(BadInput, match="3 waiting jobs"):
+        desk.submit(ToySpec(), "ada")
+
+
+@pytest.mark.case("D5", "a person's models and datasets take all the disk that one may have")
+@on_every_backend
+def test_who_has_used_up_their_disk_makes_no_further_model_until_one_is_deleted(lab: Lab) -> None:
+    desk = replace(open_desk(lab.settings), limits=Limits(disk_bytes=2 * 10**9))
+    job = desk.submit(ToySpec(makes="big"), "ada")
+    lab.store.datasets.insert(DatasetRow("data", "ada", {}, 5 * 10**8, "", 0.0))
+    assert lab.store.jobs.claim("batch", "w", "cpu") is not None
+    big = ModelRow("big", "merge", "ada", (), "", {}, 15 * 10**8, "0" * 64, job.id, 0.0)
+    lab.store.jobs.succeed(job.id, 1, Success(models=[big]))
+    with pytest.raises(BadInput, match=r"take 2\.0 GB\. Everyone may have 2\.0 GB\. Delete some"):
+        desk.submit(ToySpec(makes="more"), "ada")
+    desk.submit(ToySpec(), "ada")  # it makes no model
+    desk.submit(ToySpec(makes="other"), "bob")
+    lab.store.models.delete("big")
+    desk.submit(ToySpec(makes="more"), "ada")
+
+
+@pytest.mark.case("D6", "the queue is full")
+@on_every_backend
+def test_a_full_queue_takes_no_more_and_still_knows_what_it_has(lab: Lab) -> None:
+    desk = replace(open_desk(lab.settings), limits=Limits(queue=2, exempt=("lab",)))
+    first = desk.submit(ToySpec(), "ada", "click")
+    desk.submit(ToySpec(), "bob")
+    with pytest.raises(BadInput, match=r"The queue is full: 2 jobs wait\. No more are taken .* Submit again"):
+        desk.submit(ToySpec(), "cyd")
+    assert desk.submit(ToySpec(), "ada", "click").id == first.id
+    desk.submit(ToySpec(), "lab")  # the lab's own jobs are always taken
+    lab.start()
+    lab.wait("the queue to empty", lambda: all(job.is_terminal for job in lab.store.jobs.list()))
+    assert lab.wait_for_end(desk.submit(ToySpec(), "cyd").id).state == "succeeded"

@@ -1,11 +1,17 @@
 """What a waiting job waits for, in words."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 from ui_rows import job
 
+from lab.core.errors import BadInput
 from lab.core.line import FIRST, HIGH, Standing
 from lab.core.store.rows import PauseRow
 from lab.ui import jobview, widgets
+from lab.ui.pages.jobs import _Jobs
+from lab.ui.services import Who
 from lab.ui.waiting import pause_html, pause_words, position_words, start_words, words_of
 
 PAUSED = {lane: PauseRow(lane, "local", 100.0) for lane in ("batch", "chat")}
@@ -80,3 +86,11 @@ def test_priorities_are_for_the_owner_and_the_front_for_an_operator() -> None:
         job(state="queued", priority=FIRST), is_mine=True, is_operator=True
     )
     assert jobview.line_buttons(job(state="running"), is_mine=True, is_operator=True) == ""
+
+
+@pytest.mark.parametrize("verb", ["first", "pause", "resume"])
+def test_only_an_operator_pauses_the_queue_or_puts_a_job_first(verb: str) -> None:
+    desk = SimpleNamespace(cancel=None, stop=None, retry=None)
+    page = _Jobs(cast(Any, SimpleNamespace(desk=desk)))
+    with pytest.raises(BadInput, match="no operator"):
+        page._operate(verb, "", Who("visitor-x-y", is_local=False, is_visitor=True))

@@ -1,6 +1,7 @@
 """Places for jobs: each knows its device, one refused is changed for another, a failed device must answer."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,12 +61,23 @@ def test_the_store_knows_each_device_once(seats: Seats, store: Store) -> None:
 def test_a_refused_place_is_changed_for_one_on_another_device_only(seats: Seats) -> None:
     seats.open([seat(0, "cuda:0"), seat(1, "cuda:0"), seat(2, "cuda:1")])
     first = seats.take()
-    other = seats.swap(first, {first.place})
+    other = seats.swap(first, {first.sort})
     assert other is not None
     assert other.place.device == "cuda:1"
-    assert seats.swap(other, {first.place, other.place}) is None
+    assert seats.swap(other, {first.sort, other.sort}) is None
     seats.give_back(other)
     assert sorted(seats.take().slot for _ in range(3)) == [0, 1, 2]  # none was lost
+
+
+def test_who_got_no_job_on_the_place_for_short_ones_looks_for_any_job_on_the_same_device(
+    seats: Seats,
+) -> None:
+    usual = seat(0, "cuda:0")
+    short = replace(usual, slot=1, only_short=True)
+    seats.open([short, usual])
+    first = seats.take()
+    assert first == short
+    assert seats.swap(first, {first.sort}) == usual
 
 
 def test_a_device_that_never_failed_is_not_asked(seats: Seats, crew: FakeCrew) -> None:

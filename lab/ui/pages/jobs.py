@@ -3,23 +3,25 @@
 A row opens to events, log, recipe and buttons. Own waiting jobs are moved in the line; an operator pauses it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import gradio as gr
 
 from lab.core.errors import BadInput, LabError, problems_of
 from lab.core.lastwords import last_lines, log_of
-from lab.core.line import FIRST
+from lab.core.line import FIRST, HIGH, LOW, NORMAL
 from lab.core.store.rows import LIVE, TERMINAL, JobRow
 from lab.jobs import LANES
 from lab.ui import jobview, widgets
 from lab.ui.attempts import attempts_html, attempts_of
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services, Who
-from lab.ui.waiting import pause_html, positions, waiting_words
+from lab.ui.waiting import pause_html, standings_of, words_for
 
 MOST_LIVE = 500
+
+_LEVELS = {str(level): level for level in (LOW, NORMAL, HIGH)}
 
 _EMPTY = widgets.empty_state(
     "Nothing has run yet",
@@ -81,11 +83,11 @@ class _Jobs:
                 self.services.desk.move(about, who.name, -1 if verb == "up" else 1)
             elif verb == "prefer":
                 job_id, _, level = about.partition(" ")
-                self.services.desk.prefer(job_id, who.name, int(level))
+                self.services.desk.prefer(job_id, who.name, _LEVELS.get(level, FIRST))
             elif verb in ("first", "pause", "resume"):
                 self._operate(verb, about, who)
-        except (LabError, ValueError) as error:
-            problems = widgets.problem_list(problems_of(error) if isinstance(error, LabError) else [])
+        except LabError as error:
+            problems = widgets.problem_list(problems_of(error))
         return opened, problems, *self.draw(opened, seen, request)
 
     def _operate(self, verb: str, about: str, who: Who) -> None:
@@ -108,10 +110,10 @@ class _Jobs:
         who = self.services.who(request)
         now = self.services.store.database.time()
         paused = self.services.store.line.pauses()
-        jobs = self._rows(who)
+        jobs, waits = self._rows(who, paused)
         if not jobs:
             return pause_html(paused, now, is_operator=who.is_operator and bool(paused)) + _EMPTY
-        waits, moves = waiting_words(self.services, jobs), _moves(jobs, who.name)
+        moves = _moves(jobs, who.name)
         models = self.services.store.models.list()
         rows = "".join(
             jobview.row(
@@ -128,13 +130,18 @@ class _Jobs:
         line = pause_html(paused, now, is_operator=who.is_operator)
         return f'{line}<div class="lab-card lab-table-card lab-list"{address}>{rows}</div>'
 
-    def _rows(self, who: Who) -> list[JobRow]:
-        """Return what runs, then what waits, the next first, then what has ended, the newest first."""
+    def _rows(self, who: Who, paused: Collection[str]) -> tuple[list[JobRow], Mapping[str, str]]:
+        """Return what runs, then what waits, the next first, then what has ended, the newest first.
+
+        And for what waits, what it waits for.
+        """
         owner = who.name if who.is_visitor else None
         live = self.services.store.jobs.list(owner=owner, states=LIVE, limit=MOST_LIVE)
-        place = positions(self.services, live)
+        standings = standings_of(self.services, live)
+        place = {job: one.position for job, one in standings.items()}
         live.sort(key=lambda job: (job.state == "queued", job.lane, place.get(job.id, 0)))
-        return live + self.services.store.jobs.list(owner=owner, states=TERMINAL)
+        ended = self.services.store.jobs.list(owner=owner, states=TERMINAL)
+        return live + ended, words_for(live, standings, paused)
 
     def _detail(self, job: JobRow, who: Who) -> str:
         events = self.services.store.events.newest(job.id, jobview.MOST_EVENTS)
