@@ -18,6 +18,7 @@ from workers.lane import LanePlan
 from workers.orders import Order, Report
 
 EXIT_SECONDS = 5.0
+FORK_TRIES = 4
 
 
 class Child:
@@ -42,9 +43,17 @@ class Child:
         self.kept_bytes = 0
         self.broke_device = False
         self.process = context.Process(target=child.main, args=(theirs, settings, plan, slot))
-        self.process.start()
+        self._start()
         theirs.close()
         threading.Thread(target=self._listen, args=(self._pipe,), daemon=True, name="reports").start()
+
+    def _start(self) -> None:
+        """Fork the process; from a new fork server where the old one dies at that moment."""
+        for _ in range(FORK_TRIES - 1):
+            with suppress(EOFError, OSError):
+                self.process.start()
+                return
+        self.process.start()
 
     @property
     def is_alive(self) -> bool:
