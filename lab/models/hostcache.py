@@ -98,7 +98,7 @@ class HostCache:
         self._bound = settings.cache_gb * 1e9
 
     def model(self, row: ModelRow, borrower: Borrower) -> Path:
-        """Return the folder of a model, fetched and checked where this host lacks it, and held.
+        """Return the folder of a model, fetched and checked where this host lacks it or a part, and held.
 
         Raises:
             NotFound: the store lacks a file of it.
@@ -107,7 +107,7 @@ class HostCache:
         """
         folder = self._models / row.name
         with self._one_at_a_time(row.name, borrower):
-            if not _is_published(folder, row):
+            if not (_is_published(folder, row) and _has_all_files(folder)):
                 self._fetch(row, folder, borrower)
             used = time.time_ns()
             os.utime(folder / MANIFEST, ns=(used, used))
@@ -295,6 +295,12 @@ def _is_published(folder: Path, row: ModelRow) -> bool:
         and manifest.is_file()
         and hashlib.sha256(manifest.read_bytes()).hexdigest() == row.manifest_sha256
     )
+
+
+def _has_all_files(folder: Path) -> bool:
+    """Whether every file is there in its size: one that was cut off or removed is fetched again."""
+    files = [(folder / file.path, file.size) for file in read_manifest(folder).files]
+    return all(path.is_file() and path.stat().st_size == size for path, size in files)
 
 
 def _sha256(file: Path) -> str:

@@ -183,6 +183,20 @@ def test_a_second_backup_copies_only_what_is_new_and_the_first_stays_good(tmp_pa
     store.close()
 
 
+def test_a_lab_of_local_folders_moves_to_an_object_store_by_a_backup(tmp_path: Path) -> None:
+    old = Settings(data=tmp_path / "old")
+    store = fill(old)
+    back_up(store, old, Storeroom(f"file://{tmp_path}/bucket"), said)
+    other_host = Settings(
+        data=tmp_path / "other", database_url=old.database, store_url=f"file://{tmp_path}/bucket"
+    )
+    other_host.make_folders()
+    catalog = Catalog(store, other_host)
+    assert (catalog.model("pirate") / "model.safetensors").is_file()
+    assert catalog.dataset("mine").read_bytes() == (old.datasets / "mine.jsonl").read_bytes()
+    store.close()
+
+
 def test_what_was_deleted_meanwhile_is_told(tmp_path: Path) -> None:
     old = Settings(data=tmp_path / "old")
     store, room = fill(old), Storeroom(str(tmp_path / "backup"))

@@ -158,6 +158,28 @@ class TestOpening:
         one.publish("pirate", Shape(layers=3))
         assert content(two.catalog.model("pirate")) == content(one.settings.models / "pirate")
 
+    @pytest.mark.parametrize("fault", ["cut off", "removed"])
+    def test_a_copy_that_lost_a_part_is_fetched_again(self, hosts: Hosts, fault: str) -> None:
+        one, two = hosts.add(), hosts.add()
+        one.publish("pirate")
+        weights = two.catalog.model("pirate") / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1]) if fault == "cut off" else weights.unlink()
+        assert content(two.catalog.model("pirate")) == content(one.settings.models / "pirate")
+
+    def test_a_process_that_died_while_it_fetched_leaves_nothing_in_the_way(self, hosts: Hosts) -> None:
+        one, two = hosts.add(), hosts.add()
+        one.publish("pirate")
+
+        def die() -> None:
+            raise Fenced("killed")
+
+        with pytest.raises(Fenced):
+            two.catalog.lent_to(Borrower(breathe=die)).model("pirate")
+        left = two.settings.models / ".incoming" / "pirate"
+        left.mkdir()
+        (left / "model.safetensors").write_bytes(b"half")
+        assert content(two.catalog.model("pirate")) == content(one.settings.models / "pirate")
+
     def test_what_the_store_has_lost_is_told(self, hosts: Hosts) -> None:
         one, two = hosts.add(), hosts.add()
         one.publish("pirate")
