@@ -18,7 +18,7 @@ from lab.core.errors import Unavailable
 from workers.queue import LONGEST_MESSAGE_BYTES, make_bells, open_queue
 from workers.tasks import TASK_NAME
 
-pytestmark = [pytest.mark.fault, pytest.mark.server, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.fault, pytest.mark.server, pytest.mark.timeout(240)]
 
 SHORT = ToySpec()
 STEADY = ToySpec(steps=15, step_seconds=0.05, makes="mine")

