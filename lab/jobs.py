@@ -243,6 +243,8 @@ class Desk:
     def retry(self, job_id: str, owner: str, key: str | None = None) -> JobRow:
         """Queue an ended job's recipe again, as a new job that names the old one as its parent.
 
+        The checkpoints and shards that a failed job left within the last day are gone on with.
+
         Raises:
             NotFound: there is no such job of this owner.
             BadInput: the job has not ended, or its recipe can't work any more.

@@ -59,7 +59,8 @@ def _switch(paused: Mapping[str, PauseRow]) -> str:
     if not going:
         return widgets.button("Resume everything", "resume", look="primary")
     if paused:
-        return "".join(widgets.button(f"Resume {LANE_WORDS[lane]}", "resume", lane) for lane in paused)
+        resumes = "".join(widgets.button(f"Resume {LANE_WORDS[lane]}", "resume", lane) for lane in paused)
+        return resumes + "".join(widgets.button(f"Pause {going[lane]}", "pause", lane) for lane in going)
     pauses = {"": "everything", **going}
     buttons = "".join(widgets.button(words, "pause", lane) for lane, words in pauses.items())
     return f'<span class="lab-muted lab-small">Pause</span>{buttons}'
