@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from gradio_client.utils import apply_diff
 
-NO_LIMIT = httpx.Timeout(30, read=None)
+PATIENCE = httpx.Timeout(60)  # a stream says at least every 15 seconds that it is there
 
 
 class PageError(RuntimeError):
@@ -73,7 +73,7 @@ async def call(
         raise PageError(f"{name}: {joined.status_code} {joined.text[:200]}")
     outputs: list[Any] = []
     stream = http.stream(
-        "GET", f"{site.url}/gradio_api/queue/data", params={"session_hash": session}, timeout=NO_LIMIT
+        "GET", f"{site.url}/gradio_api/queue/data", params={"session_hash": session}, timeout=PATIENCE
     )
     async with stream as told:
         async for line in told.aiter_lines():
@@ -87,7 +87,7 @@ async def call(
                 yield outputs
             if message["msg"] == "unexpected_error":
                 raise PageError(f"{name}: {message.get('message')}")
-            if message["msg"] in ("process_completed", "close_stream"):
+            if message["msg"] == "close_stream":  # not before: the session's next call would wait for ever
                 return
 
 

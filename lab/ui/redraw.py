@@ -27,12 +27,18 @@ def only_changed(seen: Seen, *parts: Any) -> tuple[Any, ...]:
     return (*updates, digests)
 
 
-def when_page_opens(handler: Callable[..., Any], inputs: Any, outputs: Any, api_name: str) -> Any:
-    """Call a handler once when somebody opens the page in a browser; return the event, for what follows."""
+def when_page_opens(
+    handler: Callable[..., Any], inputs: Any, outputs: Any, api_name: str, *, tails: bool = False
+) -> Any:
+    """Call a handler once when somebody opens the page in a browser; return the event, for what follows.
+
+    A handler that `tails` an answer runs as long as the answer is written: nobody waits for another's end.
+    """
     app = Context.root_block
     if app is None:
         raise RuntimeError("A page is built inside the shell's gr.Blocks; build_app does that.")
-    return app.load(handler, inputs, outputs, api_name=api_name, show_progress="hidden")
+    limits = {"concurrency_limit": None, "concurrency_id": "tail"} if tails else {}
+    return app.load(handler, inputs, outputs, api_name=api_name, show_progress="hidden", **limits)
 
 
 @dataclass(frozen=True)

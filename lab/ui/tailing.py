@@ -20,6 +20,9 @@ from lab.ui.transcript import Transcript
 TAIL_SECONDS = 0.125
 """Eight updates a second at most, all columns in one."""
 
+QUEUED_SECONDS = 0.5
+"""How often a job is looked at in the end that waits and waits."""
+
 FRESH_SECONDS = TAIL_SECONDS / 2
 EVENTS_KEPT = 1000
 JOBS_KEPT = 64
@@ -84,7 +87,7 @@ async def tail(ear: Ear, job: JobRow, transcript: Transcript) -> AsyncIterator[J
         job: a comparison.
         transcript: takes in what the job says; may hold a part of it already.
     """
-    is_first = True
+    is_first, pause = True, TAIL_SECONDS
     while True:
         heard = await ear.hear(job.id)
         job = heard.row
@@ -99,7 +102,8 @@ async def tail(ear: Ear, job: JobRow, transcript: Transcript) -> AsyncIterator[J
         if job.is_terminal:
             return
         is_first = False
-        await asyncio.sleep(TAIL_SECONDS)
+        pause = min(pause * 1.2, QUEUED_SECONDS) if job.state == "queued" else TAIL_SECONDS
+        await asyncio.sleep(pause)
 
 
 def catch_up(desk: Desk, job: JobRow, transcript: Transcript) -> bool:

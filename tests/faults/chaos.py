@@ -112,15 +112,22 @@ class Crowd:
     lab: ChaosLab
     most: int
     submitted: list[str] = field(default_factory=list)
+    _live: int = 0
+    _counted: float = float("-inf")
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.lab.chance.random())
 
     def live(self) -> int:
-        return len(self.lab.store.jobs.list(states=LIVE, limit=1000))
+        """Return how many jobs have not ended; asked four times a second at most."""
+        if time.monotonic() > self._counted + 0.25:
+            self._counted = time.monotonic()
+            self._live = len(self.lab.store.jobs.list(states=LIVE, limit=1000))
+        return self._live
 
-    def submit(self, live: int) -> None:
-        while live < MOST_WAITING and (not self.most or len(self.submitted) < self.most):
+    def submit(self) -> None:
+        """Keep a few jobs waiting."""
+        while self._live < MOST_WAITING and (not self.most or len(self.submitted) < self.most):
             number = len(self.submitted)
             spec = make_spec(number, self.chance)
             clicks = 2 if self.chance.random() < 0.1 else 1
@@ -128,7 +135,7 @@ class Crowd:
             ids = {self.lab.desk.submit(spec, owner, f"click-{number}").id for _ in range(clicks)}
             assert len(ids) == 1, "a double click made two jobs"
             self.submitted += ids
-            live += 1
+            self._live += 1
 
 
 def run(lab: ChaosLab, jobs: int, seconds: float, every: float, curves: Curves) -> Verdict:
@@ -140,7 +147,7 @@ def run(lab: ChaosLab, jobs: int, seconds: float, every: float, curves: Curves) 
         live = crowd.live()
         if jobs and len(crowd.submitted) == jobs and not live:
             break
-        crowd.submit(live)
+        crowd.submit()
         storm.blow()
         lab.mend()
         curves.look(lab.processes())

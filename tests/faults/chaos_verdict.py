@@ -49,13 +49,16 @@ def judge(store: Store, folder: Path, job_ids: Sequence[str]) -> Verdict:
     """Look at every submitted job, and at the folder of models."""
     verdict = Verdict(len(job_ids))
     now = store.database.time()
+    listed: dict[str, list[str]] = {}
+    for model in store.models.list():
+        listed.setdefault(model.job_id or "", []).append(model.name)
     for job_id in job_ids:
         try:
             job = store.jobs.get(job_id)
         except NotFound:
             verdict.lost.append(f"{job_id} has no row")
             continue
-        _judge_job(verdict, store, job, now)
+        _judge_job(verdict, job, read_all(store, job_id), listed.get(job_id, []), now)
     _judge_folders(verdict, store, folder)
     return verdict
 
@@ -68,8 +71,7 @@ def read_all(store: Store, job_id: str) -> list[Event]:
     return told
 
 
-def _judge_job(verdict: Verdict, store: Store, job: JobRow, now: float) -> None:
-    told = read_all(store, job.id)
+def _judge_job(verdict: Verdict, job: JobRow, told: list[Event], listed: list[str], now: float) -> None:
     words = f"{job.kind} {job.id} ({job.state}, attempt {job.attempt})"
     verdict.attempts += job.attempt
     if [event.seq for event in told] != list(range(1, job.last_seq + 1)):
@@ -83,16 +85,15 @@ def _judge_job(verdict: Verdict, store: Store, job: JobRow, now: float) -> None:
     verdict.ends[f"{job.kind} {'cut off' if cut_off else job.state}"] += 1
     if job.state != "succeeded" and not cut_off:
         verdict.faulty.append(f"{words}: {job.error_code} {job.error_text}")
-    _judge_models(verdict, store, job, told, words)
+    _judge_models(verdict, job, told, listed, words)
     if job.kind == "compare" and job.state == "succeeded":
         _judge_text(verdict, job, told, words)
 
 
-def _judge_models(verdict: Verdict, store: Store, job: JobRow, told: list[Event], words: str) -> None:
+def _judge_models(verdict: Verdict, job: JobRow, told: list[Event], listed: list[str], words: str) -> None:
     promised = [job.spec["name"]] if job.spec.get("name") and job.kind in ("merge", "tune") else []
     due = promised if job.state == "succeeded" else []
     announced = [event.payload["model"] for event in told if event.kind == "artifact"]
-    listed = [model.name for model in store.models.list() if model.job_id == job.id]
     ends = sum(event.kind == "state" and event.payload["state"] == "succeeded" for event in told)
     if not announced == listed == due or ends != (job.state == "succeeded"):
         verdict.twice.append(f"{words}: due {due}, announced {announced}, listed {listed}, {ends} successes")

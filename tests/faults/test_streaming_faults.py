@@ -6,26 +6,19 @@ buffer that a job's process writes with.
 
 import asyncio
 import itertools
-import os
 import random
-import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from html import unescape
 from pathlib import Path
 
-import httpx
 import pytest
 from fakes import FakeShelf
 from servers import free_port
-from worked_lab import HERE, Lab
+from web_process import texts_of, watch, web_server
+from worked_lab import Lab
 
-from benchmarks.tab import Site, call
 from lab.compare.spec import CompareSpec
 from lab.core.events import Event, EventBuffer, NewEvent
 from lab.core.spec import spec_sha256
@@ -344,41 +337,6 @@ def test_a_killed_web_server_leaves_the_answer_alone_and_the_next_one_shows_all_
     whole = [column["text"] for column in row.result["columns"]]
     assert all(text.startswith(part) for text, part in zip(whole, texts_of(begun), strict=True))
     assert all(as_markdown(text) in shown for text in whole)
-
-
-async def watch(port: int, job: str, kill: "subprocess.Popen[str] | None" = None) -> str:
-    """Follow a job in a tab; once both columns write, kill the server. Return the answers' last HTML."""
-    html = ""
-    async with httpx.AsyncClient() as http:
-        site = await Site.of(http, f"http://127.0.0.1:{port}")
-        with suppress(httpx.HTTPError) if kill else nullcontext():
-            async for outputs in call(http, site, "compare_resume", run=job):
-                html = outputs[0]
-                if kill and all(texts_of(html)):
-                    kill.kill()
-    return html
-
-
-def texts_of(html: str) -> list[str]:
-    """Return what stands in the columns while they write."""
-    found = re.findall(r'<div class="lab-answer[^>]*>(.*?)</div>', html, flags=re.DOTALL)
-    return [unescape(text) for text in found]
-
-
-@contextmanager
-def web_server(data: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
-    """Start the page without workers; end it at once."""
-    environment = {**os.environ, "LAB_DATA": str(data), "LAB_PORT": str(port), "LAB_WORKERS": "0"}
-    process = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=HERE.parents[1], env=environment, text=True, stdout=subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        assert "is ready" in process.stdout.readline()
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def build(services: Services) -> None:
     page.sampling = sampling
     told = [answers, run, question, problems, *sampling.lines, ask, stop, fresh]
     when_page_opens(page.open, None, [models, answers, seen], "compare_open")
-    when_page_opens(page.resume, None, told, "compare_resume")
+    when_page_opens(page.resume, None, told, "compare_resume", tails=True)
     timer = gr.Timer(1.5)
     ask.click(
         page.ask, [models, system, question, run, *sampling.inputs], told, api_name="compare",
