@@ -88,7 +88,9 @@
   document.addEventListener("focusin", (event) => { focused = event.target.closest("button[data-key]")?.dataset.key || ""; });
   document.addEventListener("pointerdown", (event) => { if (!event.target.closest("button[data-key]")) focused = ""; });
   const refocus = () => {
-    if (!focused || document.activeElement !== document.body) return;
+    const active = document.activeElement || document.body;
+    if (!focused || active.dataset.key === focused) return;
+    if (active !== document.body && !active.matches("button[data-key]")) return;
     const button = document.querySelector(`button[data-key="${CSS.escape(focused)}"]`);
     const next = button && button.disabled ? button.parentElement.querySelector("button:enabled") : button;
     if (next) next.focus({ preventScroll: true });
