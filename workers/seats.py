@@ -46,7 +46,7 @@ class Seats:
     def __init__(self, store: Store, crew: Crew) -> None:
         self._store, self._crew = store, crew
         self._free: SimpleQueue[Seat] = SimpleQueue()
-        self._broken: set[Place] = set()
+        self._broken: set[Seat] = set()
         self._probing = threading.Lock()
         self.every: tuple[Seat, ...] = ()
 
@@ -84,8 +84,8 @@ class Seats:
         return None
 
     def mark_broken(self, seat: Seat) -> None:
-        """Remember that a device failed: it must answer before the next job is given to it."""
-        self._broken.add(seat.place)
+        """Remember that a device failed: it must answer before a place on it gets its next job."""
+        self._broken.update(other for other in self.every if other.place == seat.place)
 
     def is_well(self, seat: Seat, warn: Callable[[], None] = lambda: None) -> bool:
         """Whether a device may be given a job. One that failed is asked by a new process after its rest.
@@ -94,14 +94,14 @@ class Seats:
             seat: a place on it.
             warn: called where it does not answer; it rests for another while then.
         """
-        if seat.place not in self._broken:
+        if seat not in self._broken:
             return True
         with self._probing:
-            if seat.place not in self._broken or self._store.devices.rests(seat.place):
-                return seat.place not in self._broken
+            if self._store.devices.rests(seat.place):
+                return False
             if self._crew.replace(seat.slot).wait_until_ready(READY_SECONDS) is None:
                 self._store.devices.rest(seat.place)
                 warn()
                 return False
-            self._broken.discard(seat.place)
+            self._broken.discard(seat)
             return True

@@ -107,3 +107,12 @@ def test_a_device_that_failed_is_asked_after_its_rest_by_a_new_process(
     assert seats.is_well(one)
     assert seats.is_well(one)
     assert crew.replaced == [3, 3]
+
+
+def test_every_place_on_a_device_that_failed_gets_a_new_process(
+    seats: Seats, crew: FakeCrew, store: Store
+) -> None:
+    seats.open([seat(0, "cuda:0"), seat(1, "cuda:1"), seat(2, "cuda:0")])
+    seats.mark_broken(seats.every[0])
+    assert [seats.is_well(one) for one in seats.every] == [True] * 3
+    assert crew.replaced == [0, 2]
