@@ -184,8 +184,7 @@ def test_the_other_host_takes_the_jobs_of_one_that_is_cut_off(
     for job in held:
         hosts.wait("its middle", lambda job=job: HELD in str(hosts.events(job)), 60)  # type: ignore[misc]
     hosts.start_worker("two")
-    whole = hosts.wait_for_end(hosts.submit(merge_spec("whole")))
-    assert hosts.host_of(whole) == "two"  # the first has its hands full
+    hosts.wait_for_end(hosts.submit(merge_spec("whole")))  # by either: a short job finds a place beside them
 
     cut = hosts.store.database.time()
     hosts.network.cut("one")
