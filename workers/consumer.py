@@ -59,6 +59,11 @@ class LaneConsumer(Consumer):
         )
         self._supervisor = supervisor
 
+    def start(self) -> None:
+        """Listen to signals, and then begin to work: a job claimed at once must be given back, too."""
+        self._set_signal_handlers()
+        super().start()
+
     def stop(self, graceful: bool = True) -> None:  # noqa: ARG002  every stop of ours is graceful
         """Release the running jobs and wait until they have ended."""
         self._supervisor.stopping.set()
