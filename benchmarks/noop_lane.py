@@ -1,0 +1,26 @@
+"""Runs a lane on jobs that do nothing: `python -m benchmarks.noop_lane LANE WORKERS`.
+
+At the lab's own pace, with the settings of the environment. It ends when its standard input is closed.
+"""
+
+import sys
+
+
+def main() -> None:
+    """Run the lane."""
+    from lab.core.settings import read_settings
+    from workers.consumer import run_lane
+    from workers.lane import LanePlan
+
+    _, lane, places = sys.argv
+    plan = LanePlan(
+        lane=lane,  # type: ignore[arg-type]
+        slots=int(places),
+        jobs="benchmarks.noop_kinds",
+        preload=("workers.warm", "benchmarks.noop_kinds"),
+    )
+    run_lane(read_settings(), plan, with_parent=True)
+
+
+if __name__ == "__main__":
+    main()
