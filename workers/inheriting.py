@@ -14,7 +14,6 @@ WORTH_KEEPING = frozenset(
         "stalled",
         "out_of_memory",
         "device_lost",
-        "nan_loss",
         "internal",
         "store_unavailable",
     }

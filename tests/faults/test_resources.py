@@ -117,6 +117,7 @@ def test_a_fine_tune_that_diverges_stops_at_the_step_and_keeps_the_last_good_che
     assert (row.state, row.attempt, row.error_code) == ("failed", 1, "nan_loss"), row.error_text
     assert "at step 4" in (row.error_text or "")
     folder = stocked.settings.jobs / job
+    stocked.wait("its work to be removed", lambda: not (folder / "work").exists())
     assert [kept.name for kept in (folder / "kept").iterdir()] == ["checkpoint-2"]
     assert (folder / "kept" / "checkpoint-2" / "adapter_model.safetensors").is_file()
     assert not (stocked.settings.models / "diverged").exists()
