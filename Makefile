@@ -26,7 +26,7 @@ run: .venv
 	@touch .venv .venv/dev
 
 test: .venv/dev chromium servers
-	$(BIN)/python -m pytest tests -m "not gpu and not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests -m "not gpu and not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: .venv/dev
 	$(BIN)/python -m pytest tests -m "not browser and not fault and not server and not starter and not gpu"

@@ -30,9 +30,9 @@ def lab(settled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
     stop_lab(running)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium."""
+    """Headless Chromium, for one module: its event loop is in the way of tests with loops of their own."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed; `make test` installs it where it may")
     with sync_playwright() as playwright:
