@@ -54,20 +54,24 @@ def main() -> int:
     try:
         settings = read_settings()
         store = open_store(settings)
+        services = build_services(settings, store)
+        web = build_web(services)
         listener = open_port(settings)
     except LabError as error:
         print(f"Crucible can't start. {error}", file=sys.stderr)
         return 2
-    services = build_services(settings, store)
-    server = LabServer(uvicorn.Config(build_web(services), log_level="warning", timeout_graceful_shutdown=1))
+    server = LabServer(uvicorn.Config(web, log_level="warning", timeout_graceful_shutdown=1))
     # Streams that the end of the lab cuts off are no news.
     logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     port = listener.getsockname()[1]
     attendant = threading.Thread(target=attend, args=(services, server, port), name="attendant")
     attendant.start()
-    server.run(sockets=[listener])
-    attendant.join()
-    store.close()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        server.should_exit = True
+        attendant.join()
+        store.close()
     return 0
 
 
@@ -88,7 +92,7 @@ class LabServer(uvicorn.Server):
 
 
 def open_port(settings: Settings) -> socket.socket:
-    """Bind the page's socket: the port asked for, else 7860 or the next free one.
+    """Listen on the port asked for, else on 7860 or the next free one, so that nobody else takes it.
 
     Raises:
         LabError: the port asked for is taken, or a hundred are.
@@ -99,6 +103,7 @@ def open_port(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.host, port))
+            listener.listen()
         except OSError:
             listener.close()
             continue

@@ -6,6 +6,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -35,6 +36,15 @@ def test_the_page_alone_answers_without_workers(tmp_path: Path) -> None:
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{lab.url}/gradio_api/openapi.json")
     stop_lab(lab)
+
+
+def test_labs_that_start_at_once_get_an_address_each(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    with ThreadPoolExecutor() as pool:
+        labs = list(pool.map(lambda folder: start_lab(folder, LAB_WORKERS="0"), folders))
+    assert len({lab.url for lab in labs}) == 3
+    for lab in labs:
+        stop_lab(lab)
 
 
 def test_another_interface_is_refused_in_one_sentence(tmp_path: Path) -> None:
