@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from running_lab import RunningLab, move_in, settle_lab, start_lab, stop_lab
 
@@ -17,9 +18,12 @@ expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="session")
-def settled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def settled(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """The folder of a lab that has its starter model and nothing else. Copy it; do not write into it."""
-    return settle_lab(tmp_path_factory.mktemp("settled"))
+    root = tmp_path_factory.getbasetemp()
+    folder = (root if worker_id == "master" else root.parent) / "settled"  # one for all that test now
+    with FileLock(f"{folder}.lock"):
+        return folder if folder.exists() else settle_lab(folder)
 
 
 @pytest.fixture(scope="module")
