@@ -59,7 +59,7 @@ soak: .venv/dev servers
 	$(BIN)/python tests/faults/chaos.py --jobs 0 --seconds $$((60 * $(MINUTES))) --every 60 --csv .cache/soak.csv $(ARGS)
 
 screenshots: .venv/dev chromium
-	PYTHONPATH=. $(BIN)/python tests/browser/screenshots.py docs/images
+	PYTHONPATH=.:tests $(BIN)/python tests/browser/screenshots.py docs/images
 
 .PHONY: servers
 servers:
