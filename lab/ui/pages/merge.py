@@ -1,9 +1,8 @@
 """The Merge page: models and a method on the left, what will come out on the right, the result in place."""
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 from pydantic import ValidationError
@@ -12,15 +11,12 @@ from lab.core.errors import LabError, Problem, problems_of
 from lab.core.spec import free_name
 from lab.merge.recipe import write_recipe
 from lab.merge.registry import merge_methods
-from lab.merge.spec import Dtype
 from lab.ui import form, mergeform, modelview, widgets
+from lab.ui.mergelayout import KEEP, MOST_INPUTS, Parts, lay_out_form, method_words
 from lab.ui.pages.running import Running
 from lab.ui.redraw import Part, every, only_changed, when_page_opens
 from lab.ui.services import Services
 
-MOST_INPUTS = 8
-_FIRST = "ties"
-_KEEP = "as the models"
 _NO_BASE = "(none)"
 _RECIPE_PLACE = 6
 """Where the recipe stands among the form's inputs."""
@@ -32,42 +28,12 @@ _ALONE = widgets.empty_state(
 )
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """The components of the page, by what they are for."""
-
-    models: list[Any]
-    weights: list[Any]
-    rows: list[Any]
-    method: Any
-    words: Any
-    forms: Mapping[str, form.Form]
-    groups: list[Any]
-    stack: Any
-    drop: Any
-    ranges: Any
-    base: Any
-    name: Any
-    dtype: Any
-    use_recipe: Any
-    recipe: Any
-
-    @property
-    def inputs(self) -> list[Any]:
-        """What a handler reads, in the order of `_Merge.read`."""
-        knobs = [component for name in merge_methods for component in self.forms[name].inputs]
-        return [
-            self.method, self.base, self.name, self.dtype, self.ranges, self.use_recipe, self.recipe,
-            *self.models, *self.weights, *knobs,
-        ]  # fmt: skip
-
-
 def build(services: Services) -> None:
     """Lay out the page and bind it to the merge room's spec and check."""
     widgets.picture(widgets.head("Merge", "Make one model out of two to eight, without training."))
     with gr.Row(elem_classes="lab-split", equal_height=False):
         with gr.Column(scale=5, min_width=320, elem_classes="lab-panel"):
-            parts, lines, buttons = _lay_out_form()
+            parts, lines, buttons = lay_out_form()
         with gr.Column(scale=8, min_width=320):
             with gr.Column(elem_classes="lab-panel"):
                 widgets.picture('<h2 class="lab-h2">What will come out</h2>')
@@ -102,90 +68,7 @@ def build(services: Services) -> None:
     )
 
 
-def _lay_out_form() -> tuple[_Parts, list[Any], tuple[Any, Any]]:
-    """Make the controls; return them, the lines for problems with the recipe, and two buttons."""
-    models, weights, rows, buttons = _lay_out_inputs()
-    model_line = widgets.picture(elem_classes="lab-field-problem")
-    method = gr.Dropdown(
-        label="Method", choices=list(merge_methods), value=_FIRST, elem_id="lab-merge-method"
-    )
-    words = widgets.picture(_method_words(_FIRST))
-    forms, groups = _knob_groups()
-    stack, drop, ranges = _lay_out_stack()
-    base = gr.Dropdown(
-        label="Base", choices=[], elem_id="lab-merge-base", info="What the models were tuned from"
-    )
-    base_line = widgets.picture(elem_classes="lab-field-problem")
-    name = gr.Textbox(label="Name of the result", max_lines=1, elem_id="lab-merge-name")
-    name_line = widgets.picture(elem_classes="lab-field-problem")
-    dtype, use_recipe, recipe, recipe_line = _lay_out_advanced()
-    parts = _Parts(
-        models, weights, rows, method, words, forms, groups, stack, drop, ranges, base, name, dtype,
-        use_recipe, recipe,
-    )  # fmt: skip
-    return parts, [model_line, base_line, name_line, recipe_line, recipe], buttons
-
-
-def _lay_out_inputs() -> tuple[list[Any], list[Any], list[Any], tuple[Any, Any]]:
-    """Make a row for each model that there may be, and the buttons for more and fewer."""
-    models, weights, rows = [], [], []
-    with gr.Column(elem_classes="lab-inputs"):
-        for place in range(MOST_INPUTS):
-            label = {"show_label": place == 0}
-            with gr.Row(visible=place < 2, elem_classes="lab-input", equal_height=True) as row:
-                widgets.picture(widgets.letter(place), min_width=24, scale=0)
-                models.append(
-                    gr.Dropdown(label=f"Model {widgets.LETTERS[place]}", scale=5, min_width=120, **label)
-                )
-                weights.append(gr.Number(value=1.0, label="Weight", step=0.1, scale=2, min_width=64, **label))
-            rows.append(row)
-        with gr.Row():
-            more = gr.Button("Add a model", size="sm", elem_id="lab-merge-more")
-            fewer = gr.Button("Remove the last", size="sm", elem_id="lab-merge-fewer")
-    return models, weights, rows, (more, fewer)
-
-
-def _lay_out_stack() -> tuple[Any, Any, Any]:
-    """Make the part for stacking layers: n is the model's, m is asked, and the ranges can be edited."""
-    with gr.Column(visible=False) as stack:
-        drop = gr.Number(label="Layers that each copy loses (m)", value=8, step=1, minimum=0)
-        ranges = gr.Textbox(
-            label="Layer ranges, bottom to top",
-            lines=3,
-            info="0-24 is layers 0 to 23. Name another model before a colon: pirate: 0-24.",
-        )
-    return stack, drop, ranges
-
-
-def _lay_out_advanced() -> tuple[Any, Any, Any, Any]:
-    """Make the folded part: precision, the recipe as YAML, and the line for problems with it."""
-    with gr.Accordion("Advanced", open=False, elem_classes="lab-accordion"):
-        dtype = gr.Dropdown(label="Precision of the result", choices=[_KEEP, *get_args(Dtype)], value=_KEEP)
-        use_recipe = gr.Checkbox(
-            label="Use the YAML below instead of the form", value=False, elem_id="lab-merge-use-yaml"
-        )
-        # Above the box: below a long recipe nobody would see it.
-        line = widgets.picture(elem_id="lab-merge-yaml-line", elem_classes="lab-field-problem")
-        recipe = gr.Textbox(
-            label="Recipe (mergekit YAML)", lines=8, max_lines=24, elem_classes="lab-code",
-            elem_id="lab-merge-yaml", buttons=["copy"],
-            info="The form writes it; paste yours for gradients, filters, slices.",
-        )  # fmt: skip
-    return dtype, use_recipe, recipe, line
-
-
-def _knob_groups() -> tuple[dict[str, form.Form], list[Any]]:
-    """Make the knobs of every method; only the chosen method's are shown."""
-    forms, groups = {}, []
-    for chosen in merge_methods.values():
-        with gr.Column(visible=chosen.name == _FIRST, elem_classes="lab-knobs") as group, gr.Row():
-            knobs = {name: info for name, info in chosen.parameters.items() if name != "weight"}
-            forms[chosen.name] = form.make_form(knobs)
-        groups.append(group)
-    return forms, groups
-
-
-def _bind_form(page: "_Merge", parts: _Parts, told: list[Any], count: Any, buttons: tuple[Any, Any]) -> None:
+def _bind_form(page: "_Merge", parts: Parts, told: list[Any], count: Any, buttons: tuple[Any, Any]) -> None:
     """Let rows come and go, and check the form again whenever somebody changes it."""
     more, fewer = buttons
     more.click(page.more, [count], [count, *parts.rows], api_name="merge_more", show_progress="hidden")
@@ -195,7 +78,7 @@ def _bind_form(page: "_Merge", parts: _Parts, told: list[Any], count: Any, butto
 class _Merge:
     """The page's handlers."""
 
-    def __init__(self, services: Services, parts: _Parts) -> None:
+    def __init__(self, services: Services, parts: Parts) -> None:
         self.services = services
         self.parts = parts
 
@@ -284,7 +167,7 @@ class _Merge:
         chosen = merge_methods[method]
         stacks = mergeform.stacks_layers(method)
         return (
-            _method_words(method),
+            method_words(method),
             gr.Column(visible=stacks),
             gr.Dropdown(visible=chosen.base != "none"),
             self.stack(model, drop),
@@ -345,7 +228,7 @@ class _Merge:
         return modelview.result_links(row) if row else ""
 
     def read(self, given: Sequence[Any]) -> mergeform.Filled:
-        """Read the components' values, in the order of `_Parts.inputs`."""
+        """Read the components' values, in the order of `Parts.inputs`."""
         method, base, name, dtype, ranges, use_recipe, recipe, *rest = given
         models, weights, knobs = (
             rest[:MOST_INPUTS],
@@ -364,7 +247,7 @@ class _Merge:
             inputs=tuple((model, weight) for model, weight in zip(models, weights, strict=True) if model),
             base=None if base in (None, _NO_BASE) else base,
             name=(name or "").strip(),
-            dtype=None if dtype == _KEEP else dtype,
+            dtype=None if dtype == KEEP else dtype,
             knobs=chosen.values(knobs[start : start + len(chosen.inputs)]),
             ranges=ranges or "",
             recipe=recipe if use_recipe else "",
@@ -384,11 +267,3 @@ def _lines(problems: Sequence[Problem], *, is_recipe: bool) -> list[str]:
     fields = (("models", "slices"), ("base_model",))
     lines = [[one for one in problems if one.field.split(".")[0] in names] for names in fields]
     return [*(widgets.problem_line(line) for line in lines), widgets.problem_line(name), ""]
-
-
-def _method_words(method: str) -> str:
-    chosen = merge_methods[method]
-    return (
-        f'<p class="lab-muted lab-small" style="margin:0">{widgets.esc(chosen.use)}'
-        f"<br>{widgets.esc(chosen.source)}</p>"
-    )
