@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test test-unit test-faults reliability check demo bench chaos soak screenshots clean
+.PHONY: run test test-unit test-faults test-again reliability check demo bench chaos soak screenshots clean
 
 run: .venv
 	@echo "Fetching the starter model (93 MB, once) ..."
@@ -33,6 +33,10 @@ test-unit: .venv/dev
 
 test-faults: .venv/dev servers
 	$(BIN)/python -m pytest tests/faults -m "not gpu"
+
+# What failed in the last run, once more and by itself.
+test-again: .venv/dev
+	$(BIN)/python -m pytest tests -m "not gpu" --last-failed --last-failed-no-failures none
 
 reliability: .venv/dev
 	$(BIN)/python -m pytest tests/faults --collect-only -q --write-cases docs/reliability.md
