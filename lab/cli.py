@@ -34,6 +34,7 @@ from lab.local import (
     work_beside,
 )
 from lab.merge.recipe import read_recipe
+from lab.merge.spec import MergeSpec
 from lab.models.backup import Tally, back_up
 from lab.models.backup import restore as bring_back
 from lab.models.catalog import Catalog, PathShelf
@@ -133,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("merge", merge, "Merge models as a mergekit YAML file says.")
     sub.add_argument("config", type=Path, metavar="CONFIG.yaml")
     sub.add_argument("out", type=Path, metavar="OUT_DIR")
+    sub.add_argument("--seed", type=int, metavar="N", help="of methods that draw at random; the file's or 0")
     sub = command("tune", tune, "Fine-tune as a spec exported from the Fine-tune page says.")
     sub.add_argument("spec", type=Path, metavar="SPEC.yaml")
     sub.add_argument("out", type=Path, metavar="OUT_DIR")
@@ -181,6 +183,8 @@ def merge(desk: Desk) -> None:
     """Merge as a mergekit YAML file says; models are folders or names of the lab."""
     out: Path = desk.args.out
     spec = read_recipe(_text_of(desk.args.config), name=_name_for(out), tell=desk.voice.say)
+    if desk.args.seed is not None:
+        spec = MergeSpec.model_validate({**spec.model_dump(), "seed": desk.args.seed})
     _make_models(desk, spec, out)
 
 

@@ -5,6 +5,7 @@ Reads no weight. The page shows what it returns; what it raises names the field 
 
 from lab.core.errors import BadInput
 from lab.core.job import Shelf
+from lab.merge.draws import Draws
 from lab.merge.ingredients import Ingredient, read_ingredient
 from lab.merge.plan import MergePlan, plan_of
 from lab.merge.spec import MergeSpec
@@ -102,7 +103,9 @@ def _probe(spec: MergeSpec, plan: MergePlan) -> None:
         tried.add(case)
         try:
             plan.method.function(
-                torch.ones(len(tensor.inputs), 1, 2), torch.tensor(tensor.weights), **tensor.knobs
+                torch.ones(len(tensor.inputs), 1, 2),
+                torch.tensor(tensor.weights),
+                **plan.method.arguments(tensor.knobs, Draws()),
             )
         except ValueError as error:
             field = "models" if spec.models else "slices"

@@ -16,6 +16,7 @@ import torch
 
 from lab.core.errors import JobFailed
 from lab.core.job import Job
+from lab.merge.draws import Draws
 from lab.merge.output import ShardFile, lay_out, write_index
 from lab.merge.plan import MergePlan, OutputTensor
 from lab.merge.reading import CHUNK, Reader, Scratch, TensorStack
@@ -144,9 +145,9 @@ class Engine:
         scratch = self._scratch()
         stack = TensorStack(tensor, self._reader, scratch, tick)
         dtype = DTYPES[tensor.dtype]
-        rounded = scratch.rounded(dtype)
-        for merged in self._plan.method.stream(stack, torch.tensor(tensor.weights), tensor.knobs):
-            size = len(merged)
+        draws = Draws(self._plan.seed, tensor.name)
+        for merged in self._plan.method.stream(stack, torch.tensor(tensor.weights), tensor.knobs, draws):
+            size, rounded = len(merged), scratch.rounded(dtype)
             if stack.base is not None:
                 torch.add(merged, stack.base, out=scratch.merged[:size])
             rounded[:size].copy_(merged if stack.base is None else scratch.merged[:size])

@@ -84,6 +84,7 @@ class MergePlan:
         layer_origins: for each output layer, the model and the layer that its settings come from.
         tied: whether the output head is the embedding, and so not written.
         parents: names of the models it comes from, base first.
+        seed: of the method's random numbers.
     """
 
     method: MergeMethod
@@ -93,6 +94,7 @@ class MergePlan:
     layer_origins: tuple[tuple[Ingredient, int], ...]
     tied: bool
     parents: tuple[str, ...]
+    seed: int = 0
 
     @cached_property
     def parameters(self) -> int:
@@ -165,6 +167,7 @@ def plan_of(spec: MergeSpec, models: Mapping[str, Ingredient]) -> MergePlan:
         tuple(origins),
         tied,
         spec.models_used(),
+        spec.seed,
     )
 
 

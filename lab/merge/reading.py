@@ -66,21 +66,32 @@ class Scratch:
     """The buffers of one thread, used again for every chunk of every tensor.
 
     Attributes:
-        rows: a row for each model. Shape (models, CHUNK), float32.
-        base: the base's values at the current chunk. Shape (CHUNK,), float32.
-        merged: room for the result in float32. Shape (CHUNK,).
+        rows: a row for each model. Shape (models, length), float32.
+        base: the base's values at the current chunk. Shape (length,), float32.
+        merged: room for the result in float32. Shape (length,).
     """
 
     def __init__(self, models: int) -> None:
-        self.rows = torch.empty(models, CHUNK + _ROW_GAP)[:, :CHUNK]
-        self.base = torch.empty(CHUNK)
-        self.merged = torch.empty(CHUNK)
+        self._models = models
+        self._make(CHUNK)
+
+    def _make(self, length: int) -> None:
+        self._length = length
+        self.rows = torch.empty(self._models, length + _ROW_GAP)[:, :length]
+        self.base = torch.empty(length)
+        self.merged = torch.empty(length)
         self._rounded: dict[torch.dtype, Tensor] = {}
+
+    def reserve(self, length: int) -> int:
+        """Make the buffers at least so long, and return the length asked for."""
+        if length > self._length:
+            self._make(length)
+        return length
 
     def rounded(self, dtype: torch.dtype) -> Tensor:
         """Return room for a chunk in the result's dtype."""
         if dtype not in self._rounded:
-            self._rounded[dtype] = torch.empty(CHUNK, dtype=dtype)
+            self._rounded[dtype] = torch.empty(self._length, dtype=dtype)
         return self._rounded[dtype]
 
 
@@ -111,16 +122,20 @@ class TensorStack:
         """The shape of the tensor in one model."""
         return self._tensor.shape
 
-    def chunks(self) -> Iterator[Tensor]:
+    def chunks(self, multiple: int = 1) -> Iterator[Tensor]:
         """Start a pass: deltas where there is a base, values where there is none.
+
+        Args:
+            multiple: what the elements of a chunk are a multiple of.
 
         Raises:
             JobFailed: a model holds a NaN or an infinity in this tensor.
         """
         total = self._tensor.elements
-        for place, start in enumerate(range(0, total, CHUNK), 1):
+        step = self._scratch.reserve(max(CHUNK // multiple, 1) * multiple)
+        for place, start in enumerate(range(0, total, step), 1):
             self._tick()
-            size = min(CHUNK, total - start)
+            size = min(step, total - start)
             rows = self._scratch.rows[: len(self._inputs), :size]
             for values, row in zip(self._inputs, rows, strict=True):
                 values.read(start, row)

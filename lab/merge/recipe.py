@@ -15,7 +15,7 @@ from lab.merge.parameters import Filtered, Setting
 from lab.merge.registry import MergeMethod, merge_methods
 from lab.merge.spec import MergeSpec, Slice, Source
 
-TOP_KEYS = ("models", "slices", "merge_method", "base_model", "dtype", "out_dtype", "parameters")
+TOP_KEYS = ("models", "slices", "merge_method", "base_model", "dtype", "out_dtype", "parameters", "seed")
 MODEL_KEYS = ("model", "parameters")
 SOURCE_KEYS = ("model", "layer_range", "parameters")
 SLICE_KEYS = ("sources", "base_model", "parameters")
@@ -63,7 +63,7 @@ def read_recipe(text: str, *, name: str, tell: Callable[[str], None] = lambda _:
     _known(recipe, TOP_KEYS, "")
     method = _method(recipe)
     fields: dict[str, Any] = {
-        key: recipe[key] for key in ("dtype", "out_dtype") if recipe.get(key) is not None
+        key: recipe[key] for key in ("dtype", "out_dtype", "seed") if recipe.get(key) is not None
     }
     if recipe.get("base_model") is not None:
         fields["base_model"] = _model(recipe["base_model"], "base_model")
@@ -98,6 +98,8 @@ def write_recipe(spec: MergeSpec) -> str:
             recipe[key] = value
     if spec.parameters:
         recipe["parameters"] = _written(spec.parameters)
+    if spec.seed:
+        recipe["seed"] = spec.seed
     return str(
         yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
     )

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from lab.core.registry import Registry
 from lab.core.spec import Spec
+from lab.merge.draws import Draws
 from lab.models.lazytorch import Tensor, torch
 
 Space = Literal["delta", "weight"]
@@ -38,10 +39,14 @@ class Stack(Protocol):
         """The shape of the tensor in one model."""
         ...
 
-    def chunks(self) -> Iterator[Tensor]:
+    def chunks(self, multiple: int = 1) -> Iterator[Tensor]:
         """Start a new pass. Each chunk is (models, elements), float32, and yours only until the next.
 
         It lies in a buffer that is used again, so it may be overwritten in place.
+
+        Args:
+            multiple: the elements of a chunk are a multiple of this: of a row's length, for methods
+                that need rows whole. The tensor's own size has to be one.
         """
         ...
 
@@ -67,6 +72,7 @@ class MergeMethod:
         base: what a base is to it.
         elementwise: whether each element of the result depends on the same element of the models only.
         nanoseconds: what an element of one model takes on one core, for the estimate; measured.
+        is_random: whether it takes `draws`, its random numbers.
         streamed: its form in chunks; the registry fills it in.
     """
 
@@ -82,6 +88,7 @@ class MergeMethod:
     base: Role = "none"
     elementwise: bool = False
     nanoseconds: float = 20.0
+    is_random: bool = False
     streamed: list[Streamed] = field(default_factory=list)
 
     @property
@@ -110,7 +117,13 @@ class MergeMethod:
         }
         return {name: TypeAdapter(kind, config={"allow_inf_nan": False}) for name, kind in kinds.items()}
 
-    def stream(self, stack: Stack, weights: Tensor, knobs: Mapping[str, Any]) -> Iterator[Tensor]:
+    def arguments(self, knobs: Mapping[str, Any], draws: Draws) -> dict[str, Any]:
+        """Return what the function is called with by name: the knobs, and its random numbers."""
+        return {**knobs, "draws": draws} if self.is_random else dict(knobs)
+
+    def stream(
+        self, stack: Stack, weights: Tensor, knobs: Mapping[str, Any], draws: Draws
+    ) -> Iterator[Tensor]:
         """Merge one tensor, yielding the result in the stack's chunks.
 
         While a chunk is yielded, the stack stands at the chunk of the same place. A method without a
@@ -120,7 +133,9 @@ class MergeMethod:
             stack: the models' values, or deltas.
             weights: each model's say. Shape (models,).
             knobs: by the function's argument names; per-model knobs as one number for each model.
+            draws: the tensor's random numbers, for methods that take them.
         """
+        knobs = self.arguments(knobs, draws)
         if self.elementwise:
             return (self.function(chunk, weights, **knobs) for chunk in stack.chunks())
         if self.streamed:
@@ -166,6 +181,7 @@ class MergeMethods(Registry[MergeMethod]):
             facts = {
                 "use": (inspect.getdoc(function) or "").split("\n", 1)[0],
                 "base": "delta" if space == "delta" else "none",
+                "is_random": "draws" in inspect.signature(function).parameters,
                 **traits,
             }
             method = MergeMethod(
@@ -196,7 +212,8 @@ class MergeMethods(Registry[MergeMethod]):
 def knobs_of(function: Callable[..., Tensor]) -> tuple[type[Spec], frozenset[str]]:
     """Read a function's knobs from its keyword-only arguments.
 
-    A trailing underscore is not part of a knob's name, so `lambda_` is the knob `lambda`.
+    A trailing underscore is not part of a knob's name, so `lambda_` is the knob `lambda`. `draws`, the
+    random numbers, is no knob.
 
     Returns:
         A pydantic model with one field for each knob, and the names of the per-model ones.
@@ -208,7 +225,7 @@ def knobs_of(function: Callable[..., Tensor]) -> tuple[type[Spec], frozenset[str
     fields: dict[str, Any] = {}
     per_model = set()
     for argument in inspect.signature(function).parameters.values():
-        if argument.kind is not inspect.Parameter.KEYWORD_ONLY:
+        if argument.kind is not inspect.Parameter.KEYWORD_ONLY or argument.name == "draws":
             continue
         if argument.name not in hints or argument.default is inspect.Parameter.empty:
             raise TypeError(f"The knob {argument.name!r} of {function.__name__} needs a type and a default.")

@@ -17,6 +17,8 @@ MOST_SLICES = 512
 MOST_SOURCES = 9
 """Eight models and the base."""
 
+MOST_SEED = (1 << 32) - 1
+
 Dtype = Literal["float32", "bfloat16", "float16"]
 Layer = Annotated[int, Field(ge=0, lt=100_000)]
 Parameters = Annotated[dict[str, Setting], Field(max_length=64)]
@@ -84,6 +86,7 @@ class MergeSpec(JobSpec):
         parameters: settings for all models and tensors; a slice's and a model's own come first.
         dtype: the dtype of the result, as mergekit spells it; arithmetic is float32 whatever it says.
         out_dtype: the same, and comes before `dtype`.
+        seed: of the random numbers of methods that draw; the same seed repeats the merge to the bit.
     """
 
     kind: Literal["merge"] = "merge"
@@ -95,6 +98,7 @@ class MergeSpec(JobSpec):
     parameters: Parameters = Field(default_factory=dict)
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
 
     @field_validator("method")
     @classmethod

@@ -4,10 +4,12 @@ from typing import Annotated
 
 import pytest
 import torch
+from merge_properties import merge
 from pydantic import Field, ValidationError
 from torch import Tensor
 
 from lab.core.errors import UnknownName
+from lab.merge.draws import Draws
 from lab.merge.registry import MergeMethods, PerModel, for_each, knobs_of, merge_methods
 
 
@@ -83,3 +85,20 @@ def test_a_method_of_whole_tensors_is_streamed_chunk_by_chunk():
 
     methods.register("largest", source="ours", weighted=False)(largest)
     check_everything(methods["largest"])
+
+
+def test_random_numbers_are_handed_to_a_method_that_takes_them_and_are_no_knob():
+    methods = MergeMethods("merge method")
+
+    def noisy(deltas: Tensor, weights: Tensor, *, draws: Draws, share: float = 0.5) -> Tensor:
+        """Keep a share at random."""
+        return deltas[0] * draws.keep(0, share, 0, deltas[0].numel()).view(deltas.shape[1:])
+
+    methods.register("noisy", source="ours")(noisy)
+    method = methods["noisy"]
+    assert method.is_random
+    assert list(method.parameters) == ["weight", "share"]
+    assert not merge_methods["ties"].is_random
+    first, again, other = (merge(method, torch.ones(1, 64), torch.ones(1), seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

@@ -227,3 +227,10 @@ def test_what_is_written_is_plain_yaml_that_mergekit_reads():
         "parameters": {"scale": [{"filter": "o_proj", "value": 0.0}, {"value": 1.0}]},
     }
     assert written["merge_method"] == "passthrough"
+
+
+def test_a_recipe_may_say_the_seed_of_methods_that_draw():
+    spec = read_recipe(TIES + "seed: 7\n", name="out")
+    assert spec.seed == 7
+    assert read_recipe(write_recipe(spec), name="out") == spec
+    assert "seed" not in write_recipe(read_recipe(TIES, name="out"))
