@@ -17,9 +17,11 @@ import torch
 from lab.core.errors import JobFailed
 from lab.core.job import Job
 from lab.merge.draws import Draws
+from lab.merge.gathering import first_share, gather
 from lab.merge.output import ShardFile, lay_out, write_index
 from lab.merge.plan import MergePlan, OutputTensor
 from lab.merge.reading import CHUNK, Reader, Scratch, TensorStack
+from lab.merge.statistics import Known
 from lab.models.weights import DTYPES
 
 _REPORT_SECONDS = 0.25
@@ -48,6 +50,8 @@ class Engine:
         for folder in (self.folder, records):
             folder.mkdir(parents=True, exist_ok=True)
         self._plan, self._threads = plan, max(1, threads)
+        self._work, self._recipe = work, recipe
+        self._known: dict[str, Known] = {}
         self.shards = lay_out(plan.tensors, shard_bytes)
         self._files = [ShardFile(shard, self.folder, records, recipe) for shard in self.shards]
         self._reader = Reader()
@@ -64,13 +68,13 @@ class Engine:
             ControlFlow: the job was cancelled, released or fenced; finished shards stay.
         """
         todo = [file for file in self._files if not file.is_done()]
-        self._progress = _Progress(
-            self._plan.parameters, sum(t.elements for f in todo for t in f.shard.tensors), job
-        )
+        elements = sum(t.elements for f in todo for t in f.shard.tensors)
         torch_threads = torch.get_num_threads()
         _keep_freed_memory()
         torch.set_num_threads(1)  # we run tensors side by side; OpenMP's own threads would spin between them
         try:
+            self._known = gather(self._plan, self._work, self._recipe, job, self._threads) if todo else {}
+            self._progress = _Progress(self._plan.parameters, elements, job, first_share(self._plan))
             self._write_inline(todo, job) if self._threads == 1 else self._write_pooled(todo, job)
         except OSError as error:
             raise _disk_failed(error) from error
@@ -146,7 +150,10 @@ class Engine:
         stack = TensorStack(tensor, self._reader, scratch, tick)
         dtype = DTYPES[tensor.dtype]
         draws = Draws(self._plan.seed, tensor.name)
-        for merged in self._plan.method.stream(stack, torch.tensor(tensor.weights), tensor.knobs, draws):
+        knobs = dict(tensor.knobs)
+        if tensor.name in self._known:
+            knobs["known"] = self._known[tensor.name]
+        for merged in self._plan.method.stream(stack, torch.tensor(tensor.weights), knobs, draws):
             size, rounded = len(merged), scratch.rounded(dtype)
             if stack.base is not None:
                 torch.add(merged, stack.base, out=scratch.merged[:size])
@@ -188,8 +195,8 @@ class Engine:
 class _Progress:
     """Tells the owner how far the merge is, a few times a second at most."""
 
-    def __init__(self, total: int, todo: int, job: Job) -> None:
-        self._total, self._todo, self._job = max(1, total), todo, job
+    def __init__(self, total: int, todo: int, job: Job, begins: float) -> None:
+        self._total, self._todo, self._job, self._begins = max(1, total), todo, job, begins
         self._start = self._last = time.monotonic()
 
     def tell(self, merged: int) -> None:
@@ -200,7 +207,7 @@ class _Progress:
         left = (now - self._start) * (self._todo - merged) / merged if merged else None
         done = self._total - self._todo + merged
         words = f"{done / 1e6:,.0f} of {self._total / 1e6:,.0f} million parameters"
-        self._job.progress(done / self._total, words, left)
+        self._job.progress(self._begins + (1 - self._begins) * done / self._total, words, left)
 
 
 class _Once:

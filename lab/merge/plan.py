@@ -121,7 +121,20 @@ class MergePlan:
         read = sum(tensor.elements * len(tensor.inputs) for tensor in self.tensors)
         return (
             START_SECONDS + read * self.method.nanoseconds * 1e-9 + self.size_bytes / WRITTEN_BYTES_PER_SECOND
-        )
+        ) + self.first_seconds
+
+    @cached_property
+    def first_seconds(self) -> float:
+        """About how long of that goes into what the method has to know of many tensors first."""
+        first = self.method.statistics
+        if first is None:
+            return 0.0
+        rounds = [
+            tensor.elements * len(tensor.inputs) * first.rounds_for(tensor.knobs)
+            for tensor in self.tensors
+            if not tensor.copied
+        ]
+        return sum(rounds) * first.nanoseconds * 1e-9
 
     @property
     def size_words(self) -> str:

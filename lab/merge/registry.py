@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from lab.core.registry import Registry
 from lab.core.spec import Spec
 from lab.merge.draws import Draws
+from lab.merge.statistics import FirstPass
 from lab.models.lazytorch import Tensor, torch
 
 Space = Literal["delta", "weight"]
@@ -24,6 +25,9 @@ Space = Literal["delta", "weight"]
 
 Role = Literal["none", "first", "delta"]
 """What a base is to a method: nothing, the first of its models, or what the deltas are taken from."""
+
+KNOWN: Final = "known"
+"""The argument in which a method is given what was found out first: no knob."""
 
 PER_MODEL: Final = "per model"
 
@@ -73,6 +77,7 @@ class MergeMethod:
         elementwise: whether each element of the result depends on the same element of the models only.
         nanoseconds: what an element of one model takes on one core, for the estimate; measured.
         is_random: whether it takes `draws`, its random numbers.
+        statistics: what it has to know of many tensors first; the function is given it as `known`.
         streamed: its form in chunks; the registry fills it in.
     """
 
@@ -89,6 +94,7 @@ class MergeMethod:
     elementwise: bool = False
     nanoseconds: float = 20.0
     is_random: bool = False
+    statistics: FirstPass | None = None
     streamed: list[Streamed] = field(default_factory=list)
 
     @property
@@ -163,7 +169,7 @@ class MergeMethods(Registry[MergeMethod]):
         source: str,
         space: Space = "delta",
         models: tuple[int, int] = (1, 8),
-        **traits: Any,  # of MergeMethod: use, weighted, base, elementwise, nanoseconds
+        **traits: Any,  # of MergeMethod: use, weighted, base, elementwise, nanoseconds, statistics
     ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
         """Register the function below as a merge method, and return it unchanged.
 
@@ -173,7 +179,7 @@ class MergeMethods(Registry[MergeMethod]):
             space: "delta" to be given tuned minus base, "weight" to be given the models' values.
             models: the least and the most models it takes.
             traits: `use` (when to use it, if the docstring's first line doesn't say), `weighted`,
-                `base`, `elementwise` and `nanoseconds`, as `MergeMethod` explains them.
+                `base`, `elementwise`, `nanoseconds` and `statistics`, as `MergeMethod` explains them.
         """
 
         def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -225,7 +231,7 @@ def knobs_of(function: Callable[..., Tensor]) -> tuple[type[Spec], frozenset[str
     fields: dict[str, Any] = {}
     per_model = set()
     for argument in inspect.signature(function).parameters.values():
-        if argument.kind is not inspect.Parameter.KEYWORD_ONLY or argument.name == "draws":
+        if argument.kind is not inspect.Parameter.KEYWORD_ONLY or argument.name in ("draws", KNOWN):
             continue
         if argument.name not in hints or argument.default is inspect.Parameter.empty:
             raise TypeError(f"The knob {argument.name!r} of {function.__name__} needs a type and a default.")

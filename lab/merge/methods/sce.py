@@ -1,7 +1,7 @@
 """SCE: select where the models differ most, calculate their shares, erase the minority's signs."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,8 @@ from lab.merge.agreement import agreeing_average, row_sum
 from lab.merge.registry import Stack, merge_methods
 from lab.merge.selection import Cut, keep_largest, largest_cuts
 from lab.models.lazytorch import Tensor, torch
+
+SelectScope = Literal["update", "coefficients"]
 
 
 @merge_methods.register(
@@ -26,6 +28,14 @@ def sce(
         float,
         Field(ge=0, le=1, description="Share of the elements to keep, those where the models differ most"),
     ] = 1.0,
+    select_scope: Annotated[
+        SelectScope,
+        Field(
+            description="What the selection is for. update: only what was selected changes (the paper, "
+            "mergekit). coefficients: it only weighs the models, and all their changes are merged (the "
+            "authors' code)"
+        ),
+    ] = "update",
 ) -> Tensor:
     """Select, calculate, erase: sum_i W_i d_i over what agrees, divided by the agreeing W_i.
 
@@ -36,12 +46,14 @@ def sce(
 
     As mergekit has it, with two departures: its absolute thresholds of 1e-6, which on light fine-tunes
     silently turn Calculate off, are tests for zero here; and of equal variances the first are kept.
-    The authors' code uses the selection for Calculate only.
+    The authors' code, which made FuseChat-7B-v2.0, uses the selection for Calculate only: that is
+    select_scope "coefficients". With select_topk = 1 the two are the same.
 
     Args:
         deltas: tuned minus base, one row for each model. Shape (models, *weight), float32.
         weights: not used.
         select_topk: share of the differing elements to keep, in [0, 1].
+        select_scope: whether only the selected elements change, or the selection only weighs the models.
 
     Returns:
         The merged delta. Shape (*weight).
@@ -50,18 +62,22 @@ def sce(
     if select_topk < 1:
         spread = variance(rows)
         rows *= keep_largest(spread, int(int(torch.count_nonzero(spread)) * select_topk)) > 0
-    return agreeing_average(rows, _shares([_power(row) for row in rows])).view(deltas.shape[1:])
+    shares = _shares([_power(row) for row in rows])
+    merged = deltas.flatten(1).clone() if select_scope == "coefficients" else rows
+    return agreeing_average(merged, shares).view(deltas.shape[1:])
 
 
 @merge_methods.streamed("sce")
-def sce_streamed(stack: Stack, weights: Tensor, *, select_topk: float) -> Iterator[Tensor]:
+def sce_streamed(
+    stack: Stack, weights: Tensor, *, select_topk: float, select_scope: SelectScope
+) -> Iterator[Tensor]:
     """Merge in two passes, or with a selection in five: count, find the cut (two), calculate, erase."""
     cut = _cut(stack, select_topk) if select_topk < 1 else None
     powers = [0.0] * len(weights)
     for rows in _selected(stack, cut):
         powers = [power + _power(row) for power, row in zip(powers, rows, strict=True)]
     shares = _shares(powers)
-    for rows in _selected(stack, cut):
+    for rows in _selected(stack, cut if select_scope == "update" else None):
         yield agreeing_average(rows, shares)
 
 
