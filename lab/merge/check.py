@@ -5,6 +5,7 @@ Reads no weight. The page shows what it returns; what it raises names the field 
 
 from lab.core.errors import BadInput
 from lab.core.job import Shelf
+from lab.merge.adapters import adapter_plan
 from lab.merge.draws import Draws
 from lab.merge.ingredients import Ingredient, read_ingredient
 from lab.merge.plan import MergePlan, plan_of
@@ -48,7 +49,7 @@ def prepare(spec: MergeSpec, shelf: Shelf) -> MergePlan:
     _same_family(spec, models)
     plan = plan_of(spec, models)
     _probe(spec, plan)
-    return plan
+    return adapter_plan(spec, plan, models) if spec.result == "adapter" else plan
 
 
 def field_of(spec: MergeSpec, ref: str) -> str:

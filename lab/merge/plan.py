@@ -139,7 +139,7 @@ class MergePlan:
     @property
     def size_words(self) -> str:
         """What will come out, for people: "30 layers, 134.5 million parameters, 269 MB in bfloat16"."""
-        parameters = _short(self.parameters, ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")))
+        parameters = short_count(self.parameters)
         size = _short(self.size_bytes, ((1e9, " GB"), (1e6, " MB"), (1e3, " kB")))
         return f"{self.layers} layers, {parameters} parameters, {size} in {self.dtype}"
 
@@ -381,6 +381,11 @@ def _is_copied(name: str, parts: Sequence[Part]) -> bool:
 
 def _listed(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def short_count(number: float) -> str:
+    """Write a count for people: "134.5 million"."""
+    return _short(number, ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")))
 
 
 def _short(number: float, units: Sequence[tuple[float, str]]) -> str:

@@ -6,6 +6,7 @@ Knows how an adapter is folded in: W + scale * B @ A, for the rows of the chunk 
 import mmap
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 
@@ -180,6 +181,25 @@ class _Values:
 
     def read(self, start: int, row: Tensor) -> None:
         row.copy_(self._flat[start : start + len(row)])
+        if self._fold:
+            self._fold.add_to(row, start)
+
+
+class ChangeStack(TensorStack):
+    """One matrix's changes alone, of adapters of one base: scale * B @ A, zero where one has none."""
+
+    def __init__(
+        self, tensor: OutputTensor, reader: Reader, scratch: Scratch, tick: Callable[[], None]
+    ) -> None:
+        super().__init__(replace(tensor, base=None), reader, scratch, tick)
+        self._inputs: list[_Values] = [_Change(part, reader) for part in tensor.inputs]
+
+
+class _Change(_Values):
+    """An adapter's change of one matrix, its base left out."""
+
+    def read(self, start: int, row: Tensor) -> None:
+        row.zero_()
         if self._fold:
             self._fold.add_to(row, start)
 

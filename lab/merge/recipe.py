@@ -15,7 +15,9 @@ from lab.merge.parameters import Filtered, Setting
 from lab.merge.registry import MergeMethod, merge_methods
 from lab.merge.spec import MergeSpec, Slice, Source
 
-TOP_KEYS = ("models", "slices", "merge_method", "base_model", "dtype", "out_dtype", "parameters", "seed")
+TOP_KEYS = ("models", "slices", "merge_method", "base_model", "dtype", "out_dtype", "parameters")
+OUR_KEYS = ("seed", "result", "rank")
+"""Keys of ours: of methods that draw, and whether an adapter comes out, and of what rank."""
 MODEL_KEYS = ("model", "parameters")
 SOURCE_KEYS = ("model", "layer_range", "parameters")
 SLICE_KEYS = ("sources", "base_model", "parameters")
@@ -60,10 +62,10 @@ def read_recipe(text: str, *, name: str, tell: Callable[[str], None] = lambda _:
     for key, why in UNSUPPORTED.items():
         if key in recipe and recipe[key] is not None:
             raise BadInput(f"The recipe has {key!r}. {why}", "", f"Take {key!r} out.", field=key)
-    _known(recipe, TOP_KEYS, "")
+    _known(recipe, (*TOP_KEYS, *OUR_KEYS), "")
     method = _method(recipe)
     fields: dict[str, Any] = {
-        key: recipe[key] for key in ("dtype", "out_dtype", "seed") if recipe.get(key) is not None
+        key: recipe[key] for key in ("dtype", "out_dtype", *OUR_KEYS) if recipe.get(key) is not None
     }
     if recipe.get("base_model") is not None:
         fields["base_model"] = _model(recipe["base_model"], "base_model")
@@ -96,6 +98,8 @@ def write_recipe(spec: MergeSpec) -> str:
     for key in ("base_model", "dtype", "out_dtype"):
         if (value := getattr(spec, key)) is not None:
             recipe[key] = value
+    if spec.result == "adapter":
+        recipe |= {key: value for key in ("result", "rank") if (value := getattr(spec, key)) is not None}
     if spec.parameters:
         recipe["parameters"] = _written(spec.parameters)
     if spec.seed:

@@ -5,6 +5,8 @@ import torch
 from lab.core.errors import BadInput, JobFailed
 from lab.core.job import Job, NewModel, Outcome
 from lab.core.spec import spec_sha256
+from lab.merge.adapterrun import make_adapter
+from lab.merge.adapters import AdapterPlan
 from lab.merge.check import prepare
 from lab.merge.engine import Engine
 from lab.merge.folder import write_companions
@@ -27,6 +29,8 @@ def run(spec: MergeSpec, job: Job) -> Outcome:
         plan = prepare(spec, job)
     except BadInput as error:
         raise JobFailed("models_changed", f"The models no longer fit this merge. {error}") from error
+    if isinstance(plan, AdapterPlan):
+        return make_adapter(spec, plan, job)
     job.note(f"Making {plan.words}.")
     engine = Engine(plan, job.folder / "merge", spec_sha256(spec), threads=torch.get_num_threads())
     engine.run(job)

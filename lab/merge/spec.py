@@ -14,6 +14,7 @@ from lab.merge.parameters import Setting, mapped
 from lab.merge.registry import MergeMethod, merge_methods
 
 MOST_SLICES = 512
+MOST_RANK = 4096
 MOST_SOURCES = 9
 """Eight models and the base."""
 
@@ -87,6 +88,8 @@ class MergeSpec(JobSpec):
         dtype: the dtype of the result, as mergekit spells it; arithmetic is float32 whatever it says.
         out_dtype: the same, and comes before `dtype`.
         seed: of the random numbers of methods that draw; the same seed repeats the merge to the bit.
+        result: a full model, or an adapter where all models are LoRA adapters of one base.
+        rank: of an adapter that comes out; None keeps a weighted sum whole, else the largest rank given.
     """
 
     kind: Literal["merge"] = "merge"
@@ -99,6 +102,8 @@ class MergeSpec(JobSpec):
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
     seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
+    result: Literal["model", "adapter"] = "model"
+    rank: Annotated[int, Field(ge=1, le=MOST_RANK)] | None = None
 
     @field_validator("method")
     @classmethod
@@ -176,6 +181,17 @@ class MergeSpec(JobSpec):
     def models_made(self) -> tuple[str, ...]:
         """Return the merged model's name."""
         return (self.name,)
+
+    def as_adapter(self, rank: int | None) -> Self:
+        """Return the same merge with an adapter as its result.
+
+        Args:
+            rank: the adapter's; None lets the method say.
+
+        Raises:
+            ValidationError: the rank is out of bounds.
+        """
+        return self.model_validate(self.model_dump() | {"result": "adapter", "rank": rank})
 
 
 def merge_of(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lab.core.errors import BadInput, Problem
+from lab.merge.adapters import SUMS, AdapterPlan
 from lab.merge.plan import MergePlan
 from lab.merge.recipe import read_recipe
 from lab.merge.registry import merge_methods
@@ -29,6 +30,8 @@ class Filled:
         knobs: the chosen method's knobs.
         ranges: layer ranges, one a line, for methods that stack layers.
         recipe: mergekit YAML that replaces all of the above but the name; "" uses the form.
+        is_adapter: whether adapters are to become an adapter.
+        rank: of that adapter, or nothing to let the method say.
     """
 
     method: str
@@ -39,6 +42,8 @@ class Filled:
     knobs: Mapping[str, Any] = field(default_factory=dict)
     ranges: str = ""
     recipe: str = ""
+    is_adapter: bool = False
+    rank: int | None = None
 
     def spec(self) -> MergeSpec:
         """Return the spec.
@@ -48,8 +53,10 @@ class Filled:
         """
         if self.recipe.strip():
             return read_recipe(self.recipe, name=self.name)
-        if stacks_layers(self.method):
-            return self._stacked()
+        spec = self._stacked() if stacks_layers(self.method) else self._merged()
+        return spec.as_adapter(self.rank) if self.is_adapter else spec
+
+    def _merged(self) -> MergeSpec:
         return merge_of(
             self.method, self.inputs, name=self.name, base=self.base, knobs=self.knobs, dtype=self.dtype
         )
@@ -117,15 +124,30 @@ def plan_html(plan: MergePlan) -> str:
     """Say what will come out: figures first, then what was checked."""
     figures = widgets.figures(
         [
-            ("Layers", str(plan.layers)),
+            ("Rank", str(plan.rank)) if isinstance(plan, AdapterPlan) else ("Layers", str(plan.layers)),
             ("Parameters", count(plan.parameters)),
             ("On disk", f"{size(plan.size_bytes)}"),
             ("Precision", plan.dtype),
             ("Takes about", duration(max(round(plan.seconds), 1))),
         ]
     )
+    lines = "".join(f'<li class="lab-yes"><span>{widgets.esc(words)}</span></li>' for words in _checks(plan))
+    return f'{figures}<ul class="lab-checks" style="margin-top:16px">{lines}</ul>'
+
+
+def _checks(plan: MergePlan) -> list[str]:
+    """Say what was checked."""
     models = list(dict.fromkeys(plan.parents))
-    checks = [
+    if isinstance(plan, AdapterPlan):
+        return [
+            f"adapters of {plan.base_ref}: {', '.join(models[1:])}",
+            f"{len(plan.tensors):,} matrices are changed; the result is an adapter of the same base",
+            "the factors are stacked, which is exact, and cut only to a smaller rank"
+            if plan.method.name in SUMS
+            else "each merged change is cut to the rank; the job's notes say what that costs",
+            "the result fits on the disk",
+        ]
+    return [
         f"{len(models)} models of one architecture: {', '.join(models)}"
         if len(models) > 1
         else f"every layer comes from {models[0]}",
@@ -133,8 +155,6 @@ def plan_html(plan: MergePlan) -> str:
         f"tokenizer and settings come from {plan.donor.ref}",
         "the result fits on the disk",
     ]
-    lines = "".join(f'<li class="lab-yes"><span>{widgets.esc(words)}</span></li>' for words in checks)
-    return f'{figures}<ul class="lab-checks" style="margin-top:16px">{lines}</ul>'
 
 
 def heat_map(plan: MergePlan) -> Any:

@@ -16,6 +16,7 @@ from lab.ui import form, widgets
 MOST_INPUTS = 8
 FIRST = "ties"
 KEEP = "as the models"
+MODEL, ADAPTER = "a full model", "an adapter"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Parts:
     dtype: Any
     use_recipe: Any
     recipe: Any
+    of_adapters: Any
+    result: Any
+    rank: Any
 
     @property
     def inputs(self) -> list[Any]:
@@ -44,7 +48,7 @@ class Parts:
         knobs = [component for name in merge_methods for component in self.forms[name].inputs]
         return [
             self.method, self.base, self.name, self.dtype, self.ranges, self.use_recipe, self.recipe,
-            *self.models, *self.weights, *knobs,
+            *self.models, *self.weights, *knobs, self.result, self.rank,
         ]  # fmt: skip
 
 
@@ -52,6 +56,7 @@ def lay_out_form() -> tuple[Parts, list[Any], tuple[Any, Any]]:
     """Make the controls; return them, the lines for problems with the recipe, and two buttons."""
     models, weights, rows, buttons = _lay_out_inputs()
     model_line = widgets.picture(elem_classes="lab-field-problem")
+    of_adapters, result, rank = _lay_out_result()
     method = gr.Dropdown(label="Method", choices=list(merge_methods), value=FIRST, elem_id="lab-merge-method")
     words = widgets.picture(method_words(FIRST))
     forms, groups = _knob_groups()
@@ -65,7 +70,7 @@ def lay_out_form() -> tuple[Parts, list[Any], tuple[Any, Any]]:
     dtype, use_recipe, recipe, recipe_line = _lay_out_advanced()
     parts = Parts(
         models, weights, rows, method, words, forms, groups, stack, drop, ranges, base, name, dtype,
-        use_recipe, recipe,
+        use_recipe, recipe, of_adapters, result, rank,
     )  # fmt: skip
     return parts, [model_line, base_line, name_line, recipe_line, recipe], buttons
 
@@ -87,6 +92,17 @@ def _lay_out_inputs() -> tuple[list[Any], list[Any], list[Any], tuple[Any, Any]]
             more = gr.Button("Add a model", size="sm", elem_id="lab-merge-more")
             fewer = gr.Button("Remove the last", size="sm", elem_id="lab-merge-fewer")
     return models, weights, rows, (more, fewer)
+
+
+def _lay_out_result() -> tuple[Any, Any, Any]:
+    """Make the choice that only adapters of one base have: a full model or an adapter comes out."""
+    with gr.Column(visible=False, elem_id="lab-merge-result") as group:
+        result = gr.Radio([MODEL, ADAPTER], value=MODEL, label="What comes out")
+        rank = gr.Number(
+            value=None, label="Rank of the adapter", step=1, minimum=1, placeholder="as the method has it",
+            info="Empty keeps a weighted sum whole; other methods then take the largest rank given.",
+        )  # fmt: skip
+    return group, result, rank
 
 
 def _lay_out_stack() -> tuple[Any, Any, Any]:

@@ -30,6 +30,14 @@ def bases(rows: Iterable[ModelRow]) -> list[str]:
     return [row.name for row in rows if row.kind != "adapter"]
 
 
+def base_of_adapters(rows: Iterable[ModelRow], chosen: Sequence[str | None]) -> str:
+    """Return the base that all chosen models are adapters of; "" where they are not."""
+    known = {row.name: row for row in rows}
+    models = [known[name] for name in chosen if name and name in known]
+    bases = {row.parents[0] if row.kind == "adapter" and row.parents else "" for row in models}
+    return bases.pop() if len(bases) == 1 else ""
+
+
 def heads(rows: Iterable[ModelRow], chosen: Sequence[str]) -> list[Head]:
     """Return what stands over the columns of the chosen models; a deleted one keeps its name."""
     known = {row.name: row for row in rows}

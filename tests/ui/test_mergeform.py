@@ -3,7 +3,9 @@
 import pytest
 
 from lab.core.errors import BadInput
+from lab.core.store.rows import ModelRow
 from lab.ui.mergeform import Filled, read_ranges, solar_ranges, stacks_layers
+from lab.ui.modelview import base_of_adapters
 
 
 def test_solar_s_ranges_drop_m_layers_from_each_copy() -> None:
@@ -50,3 +52,19 @@ def test_yaml_replaces_the_form_but_not_the_name() -> None:
     spec = Filled("ties", (("a", 1.0),), name="xy", recipe=recipe).spec()
     assert (spec.method, spec.name, spec.models_used()) == ("linear", "xy", ("x", "y"))
     assert spec.models[1].parameters["weight"] == (0, 1)
+
+
+def test_adapters_become_an_adapter_where_that_is_asked() -> None:
+    filled = Filled("linear", (("a", 1.0), ("b", 1.0)), name="ab", is_adapter=True, rank=8)
+    assert (filled.spec().result, filled.spec().rank) == ("adapter", 8)
+    assert Filled("linear", (("a", 1.0),), name="ab", rank=8).spec().result == "model"
+
+
+def test_only_adapters_of_one_base_are_offered_to_become_an_adapter() -> None:
+    def row(name: str, kind: str, *parents: str) -> ModelRow:
+        return ModelRow(name, kind, "lab", parents, "", {}, 1, "0" * 64, None, 0.0)
+
+    rows = [row("base", "base"), row("a", "adapter", "base"), row("b", "adapter", "base")]
+    rows += [row("c", "adapter", "other"), row("m", "merge", "a", "b")]
+    chosen = [("a", "b", None), ("a",), ("a", "c"), ("a", "base"), ("a", "m"), (None, None)]
+    assert [base_of_adapters(rows, names) for names in chosen] == ["base", "base", "", "", "", ""]

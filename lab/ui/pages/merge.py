@@ -12,7 +12,7 @@ from lab.core.spec import free_name
 from lab.merge.recipe import write_recipe
 from lab.merge.registry import merge_methods
 from lab.ui import form, mergeform, modelview, widgets
-from lab.ui.mergelayout import KEEP, MOST_INPUTS, Parts, lay_out_form, method_words
+from lab.ui.mergelayout import ADAPTER, KEEP, MOST_INPUTS, Parts, lay_out_form, method_words
 from lab.ui.pages.running import Running
 from lab.ui.redraw import Part, every, only_changed, when_page_opens
 from lab.ui.services import Services
@@ -73,6 +73,10 @@ def _bind_form(page: "_Merge", parts: Parts, told: list[Any], count: Any, button
     more, fewer = buttons
     more.click(page.more, [count], [count, *parts.rows], api_name="merge_more", show_progress="hidden")
     page.bind_checks(told, count, fewer)
+    gr.on(
+        [one.change for one in parts.models], page.offer_adapter, parts.models, parts.of_adapters,
+        api_name="merge_of_adapters", show_progress="hidden", trigger_mode="always_last",
+    )  # fmt: skip
 
 
 class _Merge:
@@ -175,6 +179,11 @@ class _Merge:
             *(gr.Row(visible=place < (1 if stacks else count)) for place in range(MOST_INPUTS)),
         )
 
+    def offer_adapter(self, request: gr.Request, *models: str | None) -> Any:
+        """Ask what comes out where all chosen models are adapters of one base."""
+        rows = modelview.visible(self.services.store, self.services.who(request))
+        return gr.Column(visible=bool(modelview.base_of_adapters(rows, models)))
+
     def stack(self, model: str | None, drop: float | None) -> str:
         """Write the ranges of depth up-scaling for a model and its m."""
         return mergeform.solar_ranges(
@@ -235,6 +244,8 @@ class _Merge:
             rest[MOST_INPUTS : 2 * MOST_INPUTS],
             rest[2 * MOST_INPUTS :],
         )
+        *knobs, result, rank = knobs
+        is_offered = modelview.base_of_adapters(self.services.store.models.list(), models)
         start = 0
         for other in merge_methods:
             length = len(self.parts.forms[other].inputs)
@@ -251,6 +262,8 @@ class _Merge:
             knobs=chosen.values(knobs[start : start + len(chosen.inputs)]),
             ranges=ranges or "",
             recipe=recipe if use_recipe else "",
+            is_adapter=result == ADAPTER and bool(is_offered),
+            rank=int(rank) if rank else None,
         )
 
 
