@@ -48,7 +48,7 @@ class Parts:
         knobs = [component for name in merge_methods for component in self.forms[name].inputs]
         return [
             self.method, self.base, self.name, self.dtype, self.ranges, self.use_recipe, self.recipe,
-            *self.models, *self.weights, *knobs, self.result, self.rank,
+            self.result, self.rank, *self.models, *self.weights, *knobs,
         ]  # fmt: skip
 
 
@@ -99,8 +99,8 @@ def _lay_out_result() -> tuple[Any, Any, Any]:
     with gr.Column(visible=False, elem_id="lab-merge-result") as group:
         result = gr.Radio([MODEL, ADAPTER], value=MODEL, label="What comes out")
         rank = gr.Number(
-            value=None, label="Rank of the adapter", step=1, minimum=1, placeholder="as the method has it",
-            info="Empty keeps a weighted sum whole; other methods then take the largest rank given.",
+            value=None, label="Rank of the adapter", step=1, precision=0, placeholder="as the method has it",
+            info="Empty keeps a weighted sum whole; other methods take the largest rank among the adapters.",
         )  # fmt: skip
     return group, result, rank
 

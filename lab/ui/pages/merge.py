@@ -238,13 +238,12 @@ class _Merge:
 
     def read(self, given: Sequence[Any]) -> mergeform.Filled:
         """Read the components' values, in the order of `Parts.inputs`."""
-        method, base, name, dtype, ranges, use_recipe, recipe, *rest = given
+        method, base, name, dtype, ranges, use_recipe, recipe, result, rank, *rest = given
         models, weights, knobs = (
             rest[:MOST_INPUTS],
             rest[MOST_INPUTS : 2 * MOST_INPUTS],
             rest[2 * MOST_INPUTS :],
         )
-        *knobs, result, rank = knobs
         is_offered = modelview.base_of_adapters(self.services.store.models.list(), models)
         start = 0
         for other in merge_methods:
@@ -263,7 +262,7 @@ class _Merge:
             ranges=ranges or "",
             recipe=recipe if use_recipe else "",
             is_adapter=result == ADAPTER and bool(is_offered),
-            rank=int(rank) if rank else None,
+            rank=rank,
         )
 
 
