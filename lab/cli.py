@@ -33,6 +33,7 @@ from lab.local import (
     run_job,
     work_beside,
 )
+from lab.merge.inspect.spec import InspectSpec
 from lab.merge.recipe import read_recipe
 from lab.merge.spec import MergeSpec
 from lab.models.backup import Tally, back_up
@@ -155,6 +156,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--text", metavar="F.jsonl", help="text; a set that ships when neither is given")
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     sub.add_argument("--out", type=Path, required=True, metavar="F.json")
+    sub = command(
+        "inspect", inspect, "Say how models stand to a base, before merging; or a merge to its parents."
+    )
+    sub.add_argument("models", nargs="+", metavar="MODEL", help="a folder or a name of the lab")
+    sub.add_argument("--base", required=True, metavar="M", help="what they were tuned from, or the merge")
+    sub.add_argument("--after", action="store_true", help="the base is a merge, the models are its parents")
+    sub.add_argument("--exact", action="store_true", help="read every weight, not a sample")
     command("starter", starter, "Fetch the starter model (93 MB, once) and check it.")
     sub = command("jobs", jobs, "List the lab's newest jobs.")
     sub.add_argument("--limit", type=int, default=20)
@@ -233,6 +241,23 @@ def score(desk: Desk) -> None:
     for verdict in summary["verdicts"]:
         desk.voice.say(f"{verdict['metric']}: {verdict['sentence']}")
     desk.voice.say(f"Wrote {out}")
+
+
+def inspect(desk: Desk) -> None:
+    """Print how models stand to a base: a table by layer, then what it means in sentences."""
+    from lab.merge.inspect.run import look
+    from lab.merge.inspect.table import table
+    from lab.merge.inspect.words import sentences
+
+    args = desk.args
+    purpose = "after" if args.after else "before"
+    spec = InspectSpec(base=args.base, models=tuple(args.models), exact=args.exact, purpose=purpose)
+    shelf = desk.shelf(Path.cwd())
+    check_job(spec, shelf)
+    report = look(spec, desk.job(Path.cwd(), shelf))  # it writes nothing
+    print(table(report))
+    for one in sentences(report):
+        print(f"{'! ' if one.look != 'calm' else '  '}{one.text}")
 
 
 def starter(desk: Desk) -> None:

@@ -19,6 +19,7 @@ from lab.core.spec import JobSpec
 from lab.core.store import Store
 from lab.core.store.rows import LIVE, TERMINAL
 from lab.data.spec import PreviewSpec
+from lab.merge.inspect.spec import InspectSpec
 from lab.merge.spec import MergeSpec
 from lab.models.catalog import Catalog
 from lab.score.spec import ScoreSpec
@@ -115,7 +116,7 @@ class DemoHouse:
         Raises:
             BadInput: names the field and says how far it may go.
         """
-        if not isinstance(spec, TuneSpec | CompareSpec | MergeSpec | ScoreSpec | PreviewSpec):
+        if not isinstance(spec, TuneSpec | CompareSpec | MergeSpec | ScoreSpec | PreviewSpec | InspectSpec):
             raise BadInput(
                 "Imports are off in this demo.", "", "Run the lab on your own machine to add models."
             )

@@ -25,13 +25,14 @@ from lab.core.store import NewJob, Store
 from lab.core.store.limits import NO_LIMITS, Limits
 from lab.core.store.rows import LIVE, JobRow
 from lab.data.spec import PreviewSpec
+from lab.merge.inspect.spec import InspectSpec
 from lab.merge.spec import MergeSpec
 from lab.models.spec import ImportSpec, StarterSpec
 from lab.score.spec import ScoreSpec
 from lab.tune.spec import TuneSpec
 
 AnySpec = Annotated[
-    MergeSpec | TuneSpec | CompareSpec | ScoreSpec | PreviewSpec | ImportSpec | StarterSpec,
+    MergeSpec | TuneSpec | CompareSpec | ScoreSpec | PreviewSpec | ImportSpec | StarterSpec | InspectSpec,
     Field(discriminator="kind"),
 ]
 """Every spec there is: the first of the two tables that a new kind of job adds a line to."""
@@ -70,6 +71,7 @@ KINDS: Mapping[str, Kind] = {
     "merge": Kind("batch", "lab.merge.run:run", "lab.merge.check:check"),
     "tune": Kind("batch", "lab.tune.run:run", "lab.tune.check:check", stoppable=True),
     "score": Kind("batch", "lab.score.run:run", "lab.score.check:check", stoppable=True, is_short=True),
+    "inspect": Kind("batch", "lab.merge.inspect.run:run", "lab.merge.inspect.check:check", is_short=True),
     "import": Kind("batch", "lab.models.importing:run", "lab.models.importing:check", is_short=True),
     "starter": Kind("batch", "lab.models.starter:run", "lab.models.starter:check", is_short=True),
     "compare": Kind(

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-EventKind = Literal["state", "progress", "metric", "delta", "column", "note", "artifact", "failure"]
+EventKind = Literal[
+    "state", "progress", "metric", "delta", "column", "note", "artifact", "failure", "figures"
+]
 
 FLUSH_SECONDS = 0.125
 """Eight batches a second at most."""
@@ -29,6 +31,7 @@ class NewEvent:
         note: text, level (info or warning)
         artifact: model (name of a published model)
         failure: code, text, field (or None)
+        figures: tensors, what a look into models found of each (merge/inspect/report has the shape)
     """
 
     kind: EventKind

@@ -185,6 +185,11 @@ class _Values:
             self._fold.add_to(row, start)
 
 
+def values_of(part: Part, reader: Reader) -> _Values:
+    """Return one model's values of one tensor, to be read at any place, an adapter's change included."""
+    return _Values(part, reader)
+
+
 class ChangeStack(TensorStack):
     """One matrix's changes alone, of adapters of one base: scale * B @ A, zero where one has none."""
 

@@ -116,7 +116,7 @@ def line_buttons(job: JobRow, *, is_mine: bool, is_operator: bool) -> str:
 
 def event_list(events: Sequence[Event]) -> str:
     """Return events as lines, newest first; text deltas are left to the page that shows answers."""
-    told = [event for event in events if event.kind not in ("delta", "metric")][-MOST_EVENTS:]
+    told = [event for event in events if event.kind not in ("delta", "metric", "figures")][-MOST_EVENTS:]
     lines = "".join(
         f'<li><span class="lab-muted">{datetime.fromtimestamp(event.time).astimezone():%H:%M:%S}</span>'
         f'<span class="lab-muted">{esc(event.kind)}</span><span>{esc(event_words(event))}</span></li>'

@@ -22,7 +22,7 @@ class Events:
 
     def newest(self, job_id: str, limit: int) -> list[Event]:
         """Return the last of what a job told in words, in order: no piece of an answer and no figure."""
-        is_words = events.c.kind.not_in(("delta", "metric"))
+        is_words = events.c.kind.not_in(("delta", "metric", "figures"))
         last = select(events.c.seq).where((events.c.job_id == job_id) & is_words)
         last = last.order_by(events.c.seq.desc()).limit(limit)
         return self._read((events.c.job_id == job_id) & events.c.seq.in_(last), limit)

@@ -1,0 +1,1 @@
+"""How near models are to each other, weight by weight, before and after a merge."""
