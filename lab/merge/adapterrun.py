@@ -19,6 +19,7 @@ from lab.core.errors import JobFailed
 from lab.core.job import Job, NewModel, Outcome
 from lab.core.spec import spec_sha256
 from lab.merge.adapters import SUMS, AdapterPlan, folds_of
+from lab.merge.draws import Draws
 from lab.merge.folder import COPIED
 from lab.merge.lowrank import Factors, cut_matrix, cut_product, weighted_stack
 from lab.merge.output import Shard, ShardFile, lay_out
@@ -101,7 +102,8 @@ def merged_factors(plan: AdapterPlan, tensor: OutputTensor, reader: Reader, job:
     change = torch.empty(tensor.elements)
     stack = ChangeStack(tensor, reader, Scratch(len(tensor.inputs)), job.breathe)
     start = 0
-    for merged in plan.method.stream(stack, torch.tensor(tensor.weights), tensor.knobs):
+    draws = Draws(plan.seed, tensor.name)
+    for merged in plan.method.stream(stack, torch.tensor(tensor.weights), tensor.knobs, draws):
         change[start : start + len(merged)] = merged
         start += len(merged)
     generator = torch.Generator().manual_seed(zlib.crc32(tensor.name.encode()))

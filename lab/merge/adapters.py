@@ -5,7 +5,7 @@ sum, the factors are stacked, which is exact; what other methods make is cut to 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
@@ -31,8 +31,8 @@ class AdapterPlan(MergePlan):
         base_ref: the base as the adapters name it.
     """
 
-    rank: int
-    base_ref: str
+    rank: int = field(kw_only=True)
+    base_ref: str = field(kw_only=True)
 
     @cached_property
     def parameters(self) -> int:
@@ -76,6 +76,7 @@ def adapter_plan(spec: MergeSpec, plan: MergePlan, models: Mapping[str, Ingredie
             needs whole models.
     """
     _refuse_method(spec)
+    _refuse_first_pass(plan)
     adapters = [models[source.model] for source in spec.models if source.model != spec.base_model]
     for place, adapter in enumerate(adapters):
         _refuse_input(adapter, adapters[0], place)
@@ -92,7 +93,10 @@ def adapter_plan(spec: MergeSpec, plan: MergePlan, models: Mapping[str, Ingredie
     tensors = tuple(replace(tensor, dtype=dtype) for tensor in plan.tensors if any(folds_of(tensor)))
     parents = dict.fromkeys([base_ref, *(adapter.ref for adapter in adapters)])
     return AdapterPlan(
-        **{name: getattr(plan, name) for name in ("method", "donor", "layers", "layer_origins", "tied")},
+        **{
+            name: getattr(plan, name)
+            for name in ("method", "donor", "layers", "layer_origins", "tied", "seed")
+        },
         tensors=tensors,
         parents=tuple(parents),
         rank=_rank(spec, tensors),
@@ -119,6 +123,17 @@ def _refuse_method(spec: MergeSpec) -> None:
             "An adapter fits its base layer by layer.",
             "List the adapters under models, or let the result be a full model.",
             field="slices",
+        )
+
+
+def _refuse_first_pass(plan: MergePlan) -> None:
+    first = plan.method.statistics
+    if first and any(first.rounds_for(tensor.knobs) for tensor in plan.tensors):
+        raise BadInput(
+            f"{plan.method.name} is set to compare whole layers or models first.",
+            "Adapters are merged matrix by matrix.",
+            "Let the method look at each matrix alone, or let the result be a full model.",
+            field="method",
         )
 
 
