@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from lab.core.errors import BadInput
 from lab.core.events import EventKind
 from lab.core.files import sync
-from lab.core.job import Device, NewModel, Outcome, Shelf, ShelfJob
+from lab.core.job import Device, NewModel, Outcome, Partner, Shelf, ShelfJob
 from lab.core.spec import JobSpec, spec_sha256
 from lab.jobs import KINDS
 from lab.models.publish import finish
@@ -97,6 +97,7 @@ class LocalJob(ShelfJob):
     id: str = JOB_ID
     attempt: int = 1
     thrift: int = 0
+    partners: tuple[Partner, ...] = ()
 
     def emit(self, kind: EventKind, **payload: Any) -> None:
         """Tell progress and notes; what only a page draws is for nobody here."""

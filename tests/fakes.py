@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.core.errors import Cancelled, NotFound
 from lab.core.events import EventKind, NewEvent
-from lab.core.job import Device
+from lab.core.job import Device, Partner
 
 CPU = Device(torch="cpu", dtype="float32", words="CPU, 1 thread, float32", free_bytes=4 << 30)
 
@@ -20,6 +20,7 @@ class FakeShelf:
     places: Mapping[str, Path] = field(default_factory=dict)
     free_disk: int = 64 << 30
     memory: int = 16 << 30
+    devices: int = 1
 
     def model(self, ref: str) -> Path:
         return self._find(ref, "model")
@@ -32,6 +33,9 @@ class FakeShelf:
 
     def memory_bytes(self) -> int:
         return self.memory
+
+    def devices_together(self) -> int:
+        return self.devices
 
     def _find(self, ref: str, what: str) -> Path:
         place = self.places.get(ref, self.root / ref)
@@ -49,6 +53,7 @@ class FakeJob(FakeShelf):
     attempt: int = 1
     thrift: int = 0
     device: Device = CPU
+    partners: tuple[Partner, ...] = ()
     events: list[NewEvent] = field(default_factory=list)
     cancel_at: int | None = None
     stop_at: int | None = None

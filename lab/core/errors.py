@@ -7,6 +7,7 @@
         - Conflict        the same: the name or key is taken
     - JobFailed           the person who sent the job: carries a code that the page explains
         - OutOfMemory     the same, unless a smaller plan is tried first
+        - ProcessLost     the same, once it has been tried again from its last checkpoint
     - Unavailable         nobody: the database does not answer now; wait and try again
     - IllegalTransition   whoever wrote the code that asked for it
     - ControlFlow         nobody: these end a run on purpose
@@ -94,6 +95,18 @@ class OutOfMemory(JobFailed):
     def __init__(self, text: str, smaller: str = "") -> None:
         self.smaller = smaller
         super().__init__("out_of_memory", text)
+
+
+class ProcessLost(JobFailed):
+    """One of several processes of a job died; for the job it is as if its only one had.
+
+    Args:
+        why: which one and how, as the rest of a sentence.
+    """
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__("interrupted", f"The job was cut off: {why}. Run it again.")
 
 
 class Unavailable(LabError):

@@ -32,6 +32,19 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Partner:
+    """A further device that a job holds beside its own; a process that is to compute on it sees no other.
+
+    Attributes:
+        name: how this machine calls it.
+        environment: what such a process has to find in its environment.
+    """
+
+    name: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class NewModel:
     """A finished model folder that waits to be published.
 
@@ -96,6 +109,10 @@ class Shelf(Protocol):
         """Return the memory of the largest device that jobs run on, in bytes."""
         ...
 
+    def devices_together(self) -> int:
+        """Return how many devices one job may have at once: those of the host that has the most."""
+        ...
+
 
 class Job(Shelf, Protocol):
     """One attempt at a job, as its own code sees it."""
@@ -123,6 +140,11 @@ class Job(Shelf, Protocol):
     @property
     def device(self) -> Device:
         """Where to compute."""
+        ...
+
+    @property
+    def partners(self) -> tuple[Partner, ...]:
+        """The further devices that a job holds which asked for several; like our own, on this host."""
         ...
 
     def emit(self, kind: EventKind, **payload: Any) -> None:
@@ -176,6 +198,10 @@ class ShelfJob:
     def memory_bytes(self) -> int:
         """Return the memory of this machine, in bytes."""
         return self.shelf.memory_bytes()
+
+    def devices_together(self) -> int:
+        """Return how many devices one job may have at once."""
+        return self.shelf.devices_together()
 
     def emit(self, kind: EventKind, **payload: Any) -> None:
         """Tell one event."""

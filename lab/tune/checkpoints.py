@@ -11,6 +11,9 @@ from pathlib import Path
 
 from lab.core.files import sync
 
+CHECKPOINTS = "checkpoints"
+"""The folder of a job's checkpoints, in the job's own."""
+
 COMPLETE = "complete.json"
 PREFIX = "checkpoint-"
 

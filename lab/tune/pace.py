@@ -17,12 +17,32 @@ from lab.core.errors import JobFailed, Released
 from lab.core.job import Job
 from lab.tune.checkpoints import PREFIX, latest_complete, mark_complete, step_of
 from lab.tune.plan import Plan
+from lab.tune.ranks import ALONE, Ranks
 
 CHECKPOINT_SECONDS = 60.0
 """A crash costs at most about a minute of work."""
 
 TIMED_STEPS = 20
 """So many recent steps decide the speed and the time left."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What follows a step, in every process of a fine-tune: evaluate, save, end."""
+
+    evaluates: bool = False
+    saves: bool = False
+    ends: bool = False
+
+    def agreed(self, ranks: Ranks) -> "Turn":
+        """Return the leader's, whoever asks."""
+        return Turn(*ranks.agree((self.evaluates, self.saves, self.ends)))
+
+    def tell(self, control: Any) -> None:
+        """Have the trainer do it. A loss that is no number is noticed before it is kept: so it is logged."""
+        control.should_log = control.should_log or self.evaluates or self.saves
+        control.should_save = control.should_save or self.saves
+        control.should_training_stop = control.should_training_stop or self.ends
 
 
 @dataclass
@@ -33,6 +53,7 @@ class Pace(TrainerCallback):
         job: what is told, and who may end it.
         plan: the run's numbers.
         checkpoint_steps: steps between checkpoints; None keeps one about every minute.
+        ranks: our place among the processes of the fine-tune; what we decide holds for all.
 
     Attributes:
         trainer: the trainer, once it is made.
@@ -43,6 +64,7 @@ class Pace(TrainerCallback):
     job: Job
     plan: Plan
     checkpoint_steps: int | None
+    ranks: Ranks = ALONE
     trainer: Any = None
     released: Released | None = None
     stopped: bool = False
@@ -82,14 +104,12 @@ class Pace(TrainerCallback):
         self.stopped = self.stopped or self.job.stop_asked()
         is_last = state.global_step >= self.plan.steps or self.stopped
         is_due = self.plan.eval_every and state.global_step % self.plan.eval_every == 0
-        if self.plan.held_out_rows and (is_last or is_due) and self.released is None:
+        evaluates = bool(self.plan.held_out_rows and (is_last or is_due)) and self.released is None
+        saves = is_last or self.released is not None or self._is_checkpoint_due(state.global_step)
+        turn = Turn(evaluates, saves, ends=self.released is not None or self.stopped).agreed(self.ranks)
+        if turn.evaluates:
             self._evaluate()
-            control.should_log = True
-        if is_last or self.released or self._is_checkpoint_due(state.global_step):
-            control.should_save = True
-            control.should_log = True  # a loss that is no number is noticed before it is kept
-        if self.released or self.stopped:
-            control.should_training_stop = True
+        turn.tell(control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Tell the figures of a step.

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from lab.core.errors import BadInput, OutOfMemory
@@ -22,6 +21,7 @@ from lab.models.publish import full_disk_is_failure
 from lab.models.runtime import is_out_of_memory
 from lab.tune.adapters import save_adapter
 from lab.tune.batches import Rows, load_rows
+from lab.tune.checkpoints import CHECKPOINTS, latest_complete
 from lab.tune.loop import Trained, train
 from lab.tune.plan import (
     Plan,
@@ -33,8 +33,10 @@ from lab.tune.plan import (
     plan_in_words,
     smaller_plan,
 )
+from lab.tune.ready import ready_model
 from lab.tune.registry import TuneMethod, tune_methods
 from lab.tune.spec import TuneSpec
+from lab.tune.team import team
 
 FULL_BYTES = 16 * 2**20
 """A disk with less room than this is full: the last write may have been refused already."""
@@ -64,11 +66,11 @@ def _run(spec: TuneSpec, job: Job) -> Outcome:
     rows = _cut(uncut, plan, job)
     job.progress(0.0, f"Loading {spec.model}")
     job.breathe()
-    set_seed(spec.seed)  # the adapter's start is drawn from it
+    kept = latest_complete(job.folder / CHECKPOINTS)
     try:
-        model = method.prepare(base, spec, job.device)
-        model.config.pad_token_id = _pad_id(tokenizer)
-        trained = train(model, rows, plan, spec, job)
+        with team(spec, plan, job, base, kept) as ranks:
+            model = ready_model(base, spec, job.device, tokenizer, ranks)
+            trained = train(model, rows, plan, spec, job, ranks)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise _out_of_memory(spec, plan, base, job, error) from None
@@ -133,11 +135,6 @@ def _cut(uncut: Rows, plan: Plan, job: Job) -> Rows:
             f"{cut} of {len(uncut.lengths)} rows are cut at {plan.max_length} tokens{left_out}.", "warning"
         )
     return rows
-
-
-def _pad_id(tokenizer: Any) -> int:
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(token for token in known if token is not None)
 
 
 def _models(
