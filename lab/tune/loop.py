@@ -115,9 +115,7 @@ def make_learner(
     return learner
 
 
-def train(
-    model: Any, rows: Rows, plan: Plan, spec: TuneSpec, job: Job, ranks: Ranks = ALONE
-) -> Trained:
+def train(model: Any, rows: Rows, plan: Plan, spec: TuneSpec, job: Job, ranks: Ranks = ALONE) -> Trained:
     """Train a prepared model, from the last good checkpoint of the job where there is one.
 
     Args:

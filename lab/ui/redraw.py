@@ -1,7 +1,7 @@
 """Drawing only what changed: a page remembers a digest of what it last sent, and skips the rest."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +30,53 @@ def only_changed(seen: Seen, *parts: Any) -> tuple[Any, ...]:
 def when_page_opens(
     handler: Callable[..., Any], inputs: Any, outputs: Any, api_name: str, *, tails: bool = False
 ) -> Any:
-    """Call a handler once when somebody opens the page in a browser; return the event, for what follows.
+    """Call a handler once in every browser, when its page first comes to the front there.
 
-    A handler that `tails` an answer runs as long as the answer is written: nobody waits for another's end.
+    What follows on the event that this returns runs each time that the page comes to the front.
+
+    Args:
+        handler: gets the inputs' values and then the gradio.Request.
+        inputs: components, or None.
+        outputs: components.
+        api_name: the event's name.
+        tails: it yields, as long as an answer is written: nobody waits for another's end.
     """
-    app = Context.root_block
+    given, drawn = list(inputs or ()), list(outputs)
+    is_open = gr.State(False)
+    limits = {"concurrency_limit": None, "concurrency_id": "tail"} if tails else {}
+    open_once = _tail_once(handler, len(drawn)) if tails else _once(handler, len(drawn))
+    return _front()(
+        open_once, [is_open, *given], [*drawn, is_open], api_name=api_name, show_progress="hidden", **limits
+    )
+
+
+def _front() -> Any:
+    """Return the event of the page that is being built coming to the front; outside of a page, the load."""
+    block, app = Context.block, Context.root_block
     if app is None:
         raise RuntimeError("A page is built inside the shell's gr.Blocks; build_app does that.")
-    limits = {"concurrency_limit": None, "concurrency_id": "tail"} if tails else {}
-    return app.load(handler, inputs, outputs, api_name=api_name, show_progress="hidden", **limits)
+    while block is not None and not isinstance(block, gr.Tab):
+        block = block.parent
+    return app.load if block is None else block.select
+
+
+def _once(handler: Callable[..., Any], count: int) -> Callable[..., Any]:
+    def open_once(request: gr.Request, is_open: bool, *given: Any) -> tuple[Any, ...]:
+        told = (gr.skip() for _ in range(count)) if is_open else handler(*given, request)
+        return *told, True
+
+    return open_once
+
+
+def _tail_once(handler: Callable[..., Any], count: int) -> Callable[..., Any]:
+    async def tail_once(request: gr.Request, is_open: bool, *given: Any) -> AsyncIterator[tuple[Any, ...]]:
+        if is_open:
+            yield *(gr.skip() for _ in range(count)), True
+            return
+        async for told in handler(*given, request):
+            yield *told, True
+
+    return tail_once
 
 
 @dataclass(frozen=True)

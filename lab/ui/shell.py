@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.routes import App
 
 from lab import house
 from lab.compare.spec import CompareSpec
@@ -16,9 +17,12 @@ from lab.core.store.rows import LIVE
 from lab.merge.spec import MergeSpec
 from lab.tune.spec import TuneSpec
 from lab.ui import theme, widgets
+from lab.ui.firstload import FirstLoad
+from lab.ui.lightweight import LightBlocks, make_light
 from lab.ui.pages import compare, finetune, jobs, merge, models
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services
+from lab.ui.streams import Streams
 from lab.ui.words import listed
 
 PAGES: tuple[tuple[str, str, Callable[[Services], None]], ...] = (
@@ -54,45 +58,48 @@ def mount(web: FastAPI, services: Services) -> None:
         footer_links=[],
         **theme.mount_options(),
     )
+    served = next(app for route in web.routes if isinstance(app := getattr(route, "app", None), App))
+    make_light(blocks, served)
+    web.add_middleware(Streams, blocks=blocks, served=served)
+    web.add_middleware(FirstLoad, script=(theme.STATIC / "front.js").read_text(encoding="utf-8"))
 
 
 def build_app(services: Services) -> Any:
     """Arrange the pages and return the application to mount."""
-    with gr.Blocks(title="Crucible", analytics_enabled=False, fill_width=True) as app:
+    with LightBlocks(title="Crucible", analytics_enabled=False, fill_width=True) as app:
         bar = _Bar(services)
         shown = widgets.picture(bar.html((), None)[0], elem_id="lab-bar")
         seen = gr.State(())
         when_page_opens(bar.html, [seen], [shown, seen], "bar_open")
         every(gr.Timer(2), [Part(bar.html, [seen], [shown, seen])], "bar")
-        with gr.Tabs(elem_id="lab-pages", overflow_behavior="wrap", selected=PAGES[0][0]) as tabs:
-            timers = [_build_page(app, services, *page) for page in PAGES]
-        _pause_hidden_pages(tabs, timers)
+        with gr.Tabs(elem_id="lab-pages", overflow_behavior="wrap", selected=PAGES[0][0]):
+            pages = [_build_page(app, services, *page) for page in PAGES]
+        _pause_hidden_pages(pages)
     return app
 
 
 def _build_page(
     app: Any, services: Services, name: str, title: str, build: Callable[[Services], None]
-) -> list[Any]:
-    """Build one page in its tab and return its timers."""
+) -> tuple[Any, list[Any]]:
+    """Build one page in its tab; return the tab and the page's timers."""
     before = set(app.blocks)
-    with gr.Tab(title, id=name):
+    with gr.Tab(title, id=name) as tab:
         build(services)
         if services.is_demo:
             widgets.picture(widgets.note(house.sentence(_MAKES.get(name))), elem_classes="lab-demo")
-    return [block for key, block in app.blocks.items() if key not in before and isinstance(block, gr.Timer)]
+    return tab, [
+        block for key, block in app.blocks.items() if key not in before and isinstance(block, gr.Timer)
+    ]
 
 
-def _pause_hidden_pages(tabs: Any, timers: list[list[Any]]) -> None:
-    """Let only the page in front ask the server for news: at first that is the first."""
-    flat = [(index, timer) for index, group in enumerate(timers) for timer in group]
-
-    def show(event: gr.SelectData) -> list[Any]:
-        return [gr.Timer(active=index == event.index) for index, _ in flat]
-
-    for index, timer in flat:
-        timer.active = index == 0
-    outputs = [timer for _, timer in flat]
-    tabs.select(show, None, outputs, api_name="page_shown", show_progress="hidden")
+def _pause_hidden_pages(pages: list[tuple[Any, list[Any]]]) -> None:
+    """Let only the page in front ask the server for news; the browser sees to it by itself."""
+    timers = [timer for _, group in pages for timer in group]
+    for timer in timers:
+        timer.active = False
+    for tab, mine in pages:
+        active = ",".join(f"{{__type__: 'update', active: {str(one in mine).lower()}}}" for one in timers)
+        tab.select(None, None, timers, js=f"() => [{active}]", show_progress="hidden", queue=False)
 
 
 class _Bar:

@@ -73,4 +73,6 @@ def test_a_run_begun_by_two_processes_goes_on_with_one_and_the_other_way_round(
         rest = make_job(places={"talk": data}, folder=folder, partners=second)
         run(longer, rest)
         assert min(figures(rest, "loss")) == 3
-        assert figures(rest, "loss") == pytest.approx({3: figures(whole, "loss")[3], 4: figures(whole, "loss")[4]}, rel=1e-4)
+        assert figures(rest, "loss") == pytest.approx(
+            {3: figures(whole, "loss")[3], 4: figures(whole, "loss")[4]}, rel=1e-4
+        )

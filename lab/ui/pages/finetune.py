@@ -13,6 +13,7 @@ from lab.tune.recipe import read_recipe, write_recipe
 from lab.tune.registry import tune_methods
 from lab.tune.spec import TuneSpec
 from lab.ui import form, modelview, widgets
+from lab.ui.offers import Offer, offered
 from lab.ui.pages.learning import Learning
 from lab.ui.pages.rows import datasets, lay_out_data
 from lab.ui.redraw import Part, every, only_changed, when_page_opens
@@ -54,8 +55,8 @@ def build(services: Services) -> None:
     choices = gr.State(())
     timer = gr.Timer(1)
     job, learning = _lay_out_learning(services)
-    suggested = gr.State("")
-    page.bind_checks(inputs, told, suggested)
+    suggested, offer = gr.State(""), Offer(name)
+    page.bind_checks(inputs, told, suggested, offer)
     use_recipe.click(
         page.use_recipe,
         [recipe],
@@ -66,13 +67,14 @@ def build(services: Services) -> None:
     when_page_opens(page.open, None, [model, choices], "tune_open")
     models = Part(page.choices, [choices], [model, choices])
     every(timer, [models, bind_preview(model), Part(learning.draw, *learning.wires)], "tune_tick")
-    start.click(
+    started = start.click(
         page.start,
         inputs,
-        [estimate, job, name, suggested, data_step, method_step],
+        [estimate, job, offer.component, suggested, data_step, method_step],
         api_name="tune",
         show_progress="minimal",
-    ).then(learning.draw, *learning.wires, api_name="tune_started", show_progress="hidden")
+    )
+    offer.after(started).then(learning.draw, *learning.wires, api_name="tune_started", show_progress="hidden")
 
 
 def _lay_out_rest(services: Services) -> list[form.Control]:
@@ -130,7 +132,7 @@ class _Finetune:
         self.services = services
         self.form = form.Form(())
 
-    def bind_checks(self, inputs: list[Any], told: list[Any], suggested: Any) -> None:
+    def bind_checks(self, inputs: list[Any], told: list[Any], suggested: Any, offer: Offer) -> None:
         """Check the form when somebody changes it, and when a dataset was chosen for them."""
         dataset, model, _, name = inputs[:4]
         typed = [form.edited(one) for one in inputs if one not in (dataset, model)]
@@ -144,14 +146,15 @@ class _Finetune:
             show_progress="hidden",
             trigger_mode="always_last",
         )
-        dataset.change(
+        named = dataset.change(
             self.suggest,
             [dataset, name, suggested],
-            [name, suggested],
+            [offer.component, suggested],
             api_name="tune_name",
             show_progress="hidden",
             trigger_mode="always_last",
-        ).then(self.check, inputs, told, api_name="tune_check_data", show_progress="hidden")
+        )
+        offer.after(named).then(self.check, inputs, told, api_name="tune_check_data", show_progress="hidden")
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """Offer the models that can be tuned."""
@@ -202,11 +205,12 @@ class _Finetune:
             spec = self._spec(dataset, model, method, name, given)
             job = self.services.desk.submit(spec, self.services.who(request).name, uuid.uuid4().hex)
         except (ValidationError, LabError) as error:
-            return widgets.problem_list(problems_of(error)), *(gr.skip() for _ in range(5))
+            return widgets.problem_list(problems_of(error)), gr.skip(), None, *(gr.skip() for _ in range(3))
         taken = modelview.names(self.services.store.models.list())
         next_name = free_name(name, [*taken, *spec.models_made()])
         return (
-            widgets.note("Started. It goes on when you leave this page."), job.id, next_name, next_name,
+            widgets.note("Started. It goes on when you leave this page."), job.id,
+            offered(next_name, name), next_name,
             gr.Accordion(label=f"1 · Data: {dataset}", open=False),
             gr.Accordion(label=f"2 · Method: {job.title}", open=False),
         )  # fmt: skip
@@ -230,10 +234,10 @@ class _Finetune:
     def suggest(self, dataset: str, name: str, suggested: str) -> tuple[Any, ...]:
         """Suggest a free name for the adapter, after the dataset; one that somebody chose stays."""
         if name and name != suggested:
-            return gr.skip(), suggested
+            return None, suggested
         taken = modelview.names(self.services.store.models.list())
         free = free_name(f"{(dataset or 'my')[:50]}-lora", taken)
-        return free, free
+        return offered(free, suggested), free
 
     def _checked(self, spec: TuneSpec, request: gr.Request) -> tuple[Any, ...]:
         """Return what the form is told about a spec: estimate, button, recipe and the fields' problems."""

@@ -13,14 +13,12 @@ from lab.merge.recipe import write_recipe
 from lab.merge.registry import merge_methods
 from lab.ui import form, mergeform, modelview, widgets
 from lab.ui.mergelayout import ADAPTER, KEEP, MOST_INPUTS, Parts, lay_out_form, method_words
+from lab.ui.offers import Offer, offered
 from lab.ui.pages.running import Running
 from lab.ui.redraw import Part, every, only_changed, when_page_opens
 from lab.ui.services import Services
 
 _NO_BASE = "(none)"
-_RECIPE_PLACE = 6
-"""Where the recipe stands among the form's inputs."""
-
 _ALONE = widgets.empty_state(
     "A merge takes two models",
     "Fine-tune the one that is here, then merge the result with it. Or stack its layers with passthrough.",
@@ -46,19 +44,27 @@ def build(services: Services) -> None:
                 chart = gr.Plot(show_label=False, container=False, elem_id="lab-merge-heat")
     page = _Merge(services, parts)
     job, seen, count, choices = gr.State(""), gr.State(()), gr.State(2), gr.State(())
-    told = [outcome, heat, chart, *lines, gr.State(""), start]
+    name = Offer(parts.name)
+    told = [outcome, heat, chart, *lines[:-1], page.recipe.component, gr.State(""), start]
     _bind_form(page, parts, told, count, buttons)
-    live = Running(services, "merge", "job_merge", page.result)
-    when_page_opens(page.open, None, [*parts.models, parts.base, parts.name, choices], "merge_open").then(
-        page.check, [*parts.inputs, told[-2]], told, api_name="merge_check_first", show_progress="hidden"
+    live = page.live
+    opened = when_page_opens(
+        page.open, None, [*parts.models, parts.base, name.component, choices], "merge_open"
+    )
+    page.recipe.after(
+        name.after(opened).then(
+            page.check, [*parts.inputs, told[-2]], told, api_name="merge_check_first", show_progress="hidden"
+        )
     )
     when_page_opens(live.open, None, [job, running, seen], "merge_running_open")
     timer = gr.Timer(1)
     models = Part(page.choices, [choices], [*parts.models, parts.base, choices])
     every(timer, [models, Part(live.draw, [job, seen], [running, seen])], "merge_tick")
-    start.click(
-        page.start, parts.inputs, [problems, job, parts.name], api_name="merge", show_progress="minimal"
-    ).then(live.draw, [job, seen], [running, seen], api_name="merge_started", show_progress="hidden")
+    queued = start.click(
+        page.start, [*parts.inputs, seen], [problems, job, name.component, running, seen],
+        api_name="merge", show_progress="minimal",
+    )  # fmt: skip
+    name.after(queued)
     running.click(
         live.press,
         [job, seen],
@@ -85,6 +91,8 @@ class _Merge:
     def __init__(self, services: Services, parts: Parts) -> None:
         self.services = services
         self.parts = parts
+        self.recipe = Offer(parts.recipe)
+        self.live = Running(services, "merge", "job_merge", self.result)
 
     def bind_checks(self, told: list[Any], count: Any, fewer: Any) -> None:
         """Check the form after every change that a person makes and what follows from it."""
@@ -107,7 +115,7 @@ class _Merge:
         ]
         written = told[-2]
         checked = [*parts.inputs, written]
-        gr.on(typed, self.check, checked, told, api_name="merge_check", **quiet)
+        self.recipe.after(gr.on(typed, self.check, checked, told, api_name="merge_check", **quiet))
         switched = parts.use_recipe.input(
             self.leave_recipe,
             [parts.use_recipe, written],
@@ -123,7 +131,9 @@ class _Merge:
             **quiet,
         )
         for number, change in enumerate((chosen, stacked, fewer_rows, pasted, switched)):
-            change.then(self.check, checked, told, api_name=f"merge_check_{number}", **quiet)
+            self.recipe.after(
+                change.then(self.check, checked, told, api_name=f"merge_check_{number}", **quiet)
+            )
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """Offer the models and start with the two newest and their common parent."""
@@ -137,7 +147,7 @@ class _Merge:
             for place in range(MOST_INPUTS)
         ]
         start = gr.Dropdown(choices=[_NO_BASE, *names], value=base or _NO_BASE)
-        return *updates, start, free_name("merged", names), only_changed((), names)[-1]
+        return *updates, start, offered(free_name("merged", names)), only_changed((), names)[-1]
 
     def choices(self, seen: Any, request: gr.Request) -> tuple[Any, ...]:
         """Offer models that came or went; what is chosen stays."""
@@ -209,27 +219,28 @@ class _Merge:
             alone = not filled.recipe and len(modelview.visible(self.services.store, who)) < 2
             return (
                 _ALONE if alone else mergeform.problems_html(problems), gr.Column(visible=False), gr.skip(),
-                *_lines(problems, is_recipe=bool(filled.recipe)), gr.skip(), gr.skip(),
+                *_lines(problems, is_recipe=bool(filled.recipe)), None, gr.skip(),
                 gr.Button(interactive=False),
             )  # fmt: skip
-        before, stands = given[-1], given[_RECIPE_PLACE]
         written = gr.skip() if filled.recipe else write_recipe(spec)
         # What somebody is pasting over the form's text just now is theirs.
-        recipe = written if stands in ("", before) and stands != written else gr.skip()
+        recipe = offered(None if filled.recipe else written, given[-1])
         return (
             mergeform.plan_html(plan), gr.Column(visible=True), mergeform.heat_map(plan),
             *_lines([], is_recipe=bool(filled.recipe)), recipe, written, gr.Button(interactive=True),
         )  # fmt: skip
 
     def start(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
-        """Queue the merge."""
+        """Queue the merge and show it."""
         who = self.services.who(request)
         try:
             job = self.services.desk.submit(self.read(given).spec(), who.name, uuid.uuid4().hex)
         except (ValidationError, LabError) as error:
-            return widgets.problem_list(problems_of(error)), gr.skip(), gr.skip()
+            return widgets.problem_list(problems_of(error)), gr.skip(), None, gr.skip(), gr.skip()
+        used = job.spec.get("name", "")
         names = modelview.names(modelview.visible(self.services.store, who))
-        return "", job.id, free_name("merged", [*names, *job.spec.get("name", "").split()])
+        card = self.live.draw(job.id, given[-1], request)
+        return "", job.id, offered(free_name("merged", [*names, *used.split()]), used), *card
 
     def result(self, name: str) -> str:
         """Return the buttons of a finished merge."""
