@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test test-unit test-faults test-again reliability check demo bench chaos soak screenshots clean
+.PHONY: run test test-unit test-faults test-again reliability check check-mergekit demo bench chaos soak screenshots clean
 
 run: .venv
 	@echo "Fetching the starter model (93 MB, once) ..."
@@ -26,10 +26,10 @@ run: .venv
 	@touch .venv .venv/dev
 
 test: .venv/dev chromium servers
-	$(BIN)/python -m pytest tests -m "not gpu and not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests -m "not gpu and not slow and not mergekit" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: .venv/dev
-	$(BIN)/python -m pytest tests -m "not browser and not fault and not server and not starter and not gpu"
+	$(BIN)/python -m pytest tests -m "not browser and not fault and not server and not starter and not gpu and not mergekit"
 
 test-faults: .venv/dev servers
 	$(BIN)/python -m pytest tests/faults -m "not gpu"
@@ -46,6 +46,17 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+# mergekit pins libraries of its own, so it has an environment of its own.
+.mergekit-venv/ready:
+	@echo "Making an environment for mergekit (once, a few minutes) ..."
+	@test -x .mergekit-venv/bin/python || $(PYTHON) -m venv .mergekit-venv
+	@.mergekit-venv/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@.mergekit-venv/bin/python -m pip install --quiet --disable-pip-version-check mergekit==0.1.5
+	@touch $@
+
+check-mergekit: .venv/dev .mergekit-venv/ready
+	$(BIN)/python -m pytest tests/merge -m mergekit
 
 demo: .venv
 	@$(BIN)/python -m lab starter

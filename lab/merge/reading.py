@@ -123,6 +123,11 @@ class TensorStack:
         """The shape of the tensor in one model."""
         return self._tensor.shape
 
+    @property
+    def models(self) -> int:
+        """How many models there are, the base not counted where deltas are taken from it."""
+        return len(self._inputs)
+
     def chunks(self, multiple: int = 1) -> Iterator[Tensor]:
         """Start a pass: deltas where there is a base, values where there is none.
 

@@ -30,18 +30,20 @@ UNSUPPORTED = {
 }
 """Keys of mergekit's language that the lab doesn't have, and why."""
 
-ELSEWHERE = (
-    *("nuslerp", "multislerp", "karcher", "dare_ties", "dare_linear", "breadcrumbs", "breadcrumbs_ties"),
-    *("della", "della_linear", "model_stock", "nearswap", "arcee_fusion", "ram", "ramplus_tl"),
+_SPARSE = (
+    *("task_arithmetic", "ties", "dare_ties", "dare_linear", "breadcrumbs", "breadcrumbs_ties"),
+    *("della", "della_linear"),
 )
-"""mergekit's methods that the lab doesn't have yet."""
 
 NO_EFFECT = {
-    "int8_mask": None,
-    "density": "task_arithmetic",
-    "rescale": "task_arithmetic",
+    "int8_mask": (*_SPARSE, "sce"),
+    "density": ("task_arithmetic",),
+    "rescale": ("task_arithmetic",),
 }
-"""Parameters that change nothing in mergekit either, and the only method they are dropped for."""
+"""Parameters that change nothing in mergekit either, and the methods that it has them for."""
+
+OURS = {"rescale_by": "norm"}
+"""Knobs that mergekit's methods don't have, and their value that does what mergekit does: not written."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -163,13 +165,6 @@ def _method(recipe: Mapping[str, Any]) -> MergeMethod:
             "Name one.",
             field="merge_method",
         )
-    if name in ELSEWHERE:
-        raise BadInput(
-            f"mergekit has the method {name!r}; the lab doesn't have it yet.",
-            f"Known: {', '.join(merge_methods)}.",
-            "Choose one of these.",
-            field="merge_method",
-        )
     try:
         return merge_methods[name]
     except UnknownName as error:
@@ -235,7 +230,7 @@ def _parameters(
     field = _join(path, "parameters")
     kept = {}
     for key, value in _table(table["parameters"], field).items():
-        if key not in method.parameters and key in NO_EFFECT and NO_EFFECT[key] in (None, method.name):
+        if key not in method.parameters and method.name in NO_EFFECT.get(key, ()):
             tell(f"{field}.{key} is left out: it has no effect on the result of {method.name}.")
         elif key not in method.parameters:
             raise UnknownName.among(f"parameter of {method.name}", key, method.parameters).at(
@@ -279,7 +274,7 @@ def _written_slice(part: Slice) -> dict[str, Any]:
 
 
 def _written(parameters: Mapping[str, Setting]) -> dict[str, Any]:
-    return {name: _plain(setting) for name, setting in parameters.items()}
+    return {name: _plain(setting) for name, setting in parameters.items() if OURS.get(name) != setting}
 
 
 def _plain(value: object) -> object:

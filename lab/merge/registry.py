@@ -23,8 +23,9 @@ from lab.models.lazytorch import Tensor, torch
 Space = Literal["delta", "weight"]
 """What a method is given: tuned minus base ("delta"), or the models' values as they are ("weight")."""
 
-Role = Literal["none", "first", "delta"]
-"""What a base is to a method: nothing, the first of its models, or what the deltas are taken from."""
+Role = Literal["none", "first", "delta", "optional"]
+"""What a base is to a method: nothing, the first of its models, what the deltas are taken from, or that
+where the recipe names one; else the method is given the models' values."""
 
 KNOWN: Final = "known"
 """The argument in which a method is given what was found out first: no knob."""
@@ -41,6 +42,11 @@ class Stack(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the tensor in one model."""
+        ...
+
+    @property
+    def models(self) -> int:
+        """How many models there are."""
         ...
 
     def chunks(self, multiple: int = 1) -> Iterator[Tensor]:

@@ -79,25 +79,57 @@ def largest_cuts(passes: Passes, counts: Sequence[int], total: int) -> list[Cut]
         counts: how many to keep of each row.
         total: how many elements a row has.
     """
-    open_rows = [row for row, count in enumerate(counts) if 0 < count < total]
-    cuts = [Cut(_KEEP_ALL, 0) if count >= total else Cut(float("inf"), 0) for count in counts]
-    if not open_rows:
-        return cuts
-    upper = torch.zeros(len(counts), _BINS, dtype=torch.int64)
+    return [only for (only,) in several_cuts(passes, [(count,) for count in counts], total)]
+
+
+def several_cuts(passes: Passes, counts: Sequence[Sequence[int]], total: int) -> list[list[Cut]]:
+    """Find several cuts of each row in the same passes; all else is as `largest_cuts` has it.
+
+    Args:
+        passes: starts a pass over the rows' magnitudes; called twice at most.
+        counts: for each row, how many each of its cuts keeps.
+        total: how many elements a row has.
+    """
+    cuts = [
+        [Cut(_KEEP_ALL, 0) if count >= total else Cut(float("inf"), 0) for count in row] for row in counts
+    ]
+    sought = [
+        (row, place)
+        for row, kept in enumerate(counts)
+        for place, count in enumerate(kept)
+        if 0 < count < total
+    ]
+    for (row, place), cut in _find(passes, counts, sought).items() if sought else ():
+        cuts[row][place] = cut
+    return cuts
+
+
+def largest_values(passes: Passes, counts: Sequence[int]) -> list[float]:
+    """Find the count-th largest magnitude of one row, for each of the counts, which are 1 or more."""
+    found = _find(passes, [counts], [(0, place) for place in range(len(counts))])
+    return [found[0, place].value for place in range(len(counts))]
+
+
+def _find(
+    passes: Passes, counts: Sequence[Sequence[int]], sought: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], Cut]:
+    """Find the cuts that are sought, by row and place among the row's counts, in two passes."""
+    open_rows = sorted({row for row, _ in sought})
+    upper = {row: torch.zeros(_BINS, dtype=torch.int64) for row in open_rows}
     for rows in passes():
         for row in open_rows:
             pattern = rows[row].view(torch.int32).bitwise_right_shift_(_LOW)
             upper[row] += torch.bincount(pattern, minlength=_BINS)
-    bins = {row: _bin_of(upper[row], counts[row]) for row in open_rows}
-    lower = {row: _Tally() for row in open_rows}
+    bins = {(row, place): _bin_of(upper[row], counts[row][place]) for row, place in sought}
+    lower = {(row, top): _Tally() for (row, _), (top, _) in bins.items()}
     for rows in passes():
-        for row in open_rows:
-            lower[row].add(_inside(rows[row], bins[row][0]))
-    for row in open_rows:
-        top, wanted = bins[row]
-        bottom, ties = _bin_of(lower[row].counts(), wanted)
-        cuts[row] = Cut(_magnitude(top << _LOW | bottom), ties)
-    return cuts
+        for (row, top), tally in lower.items():
+            tally.add(_inside(rows[row], top))
+    found = {}
+    for (row, place), (top, wanted) in bins.items():
+        bottom, ties = _bin_of(lower[row, top].counts(), wanted)
+        found[row, place] = Cut(_magnitude(top << _LOW | bottom), ties)
+    return found
 
 
 class _Tally:
@@ -122,8 +154,8 @@ class _Tally:
 
 
 def _inside(magnitudes: Tensor, upper: int) -> Tensor:
-    """Return the lower bits of the patterns whose upper bits is `upper`. Overwrites the magnitudes."""
-    offsets = magnitudes.view(torch.int32).sub_(upper << _LOW).numpy()
+    """Return the lower bits of the patterns whose upper bits are `upper`."""
+    offsets = magnitudes.view(torch.int32).sub(upper << _LOW).numpy()
     # numpy compares and picks several times faster than torch does; below the bin is far above, unsigned.
     return torch.from_numpy(offsets[offsets.view(np.uint32) < 1 << _LOW])
 

@@ -302,24 +302,25 @@ def _checked(
 
 def _count(method: MergeMethod, sources: Sequence[Source], base: str | None, path: str) -> None:
     """Check how many models a slice has against what the method takes."""
-    if method.base != "none" and base is None:
+    if method.base in ("delta", "first") and base is None:
         role = "take the deltas from" if method.base == "delta" else "start from"
         raise BadInput(
             f"base_model is missing; {method.name} needs a base to {role}.", do="Choose a base model."
         )
     models = [source.model for source in sources]
-    if method.base == "delta":
+    takes_deltas = method.base == "delta" or (method.base == "optional" and base is not None)
+    if takes_deltas:
         models = [model for model in models if model != base]
     elif method.base == "first" and base not in models:
         models = [str(base), *models]
-    elif method.weighted and base is not None and base not in models:
+    elif method.base == "none" and method.models[1] > 1 and base is not None and base not in models:
         raise BadInput(
             f"The base {base} is not among the models, and {method.name} has no base.",
-            "It takes models with weights.",
-            f"List {base} with a weight, or leave the base out.",
+            "It takes models" + (" with weights." if method.weighted else "."),
+            f"List {base} among them, or leave the base out.",
         )
     least, most = method.models
     if not least <= len(models) <= most:
         wanted = f"{least}" if least == most else f"{least} to {most}"
-        besides = " besides the base" if method.base == "delta" else ""
+        besides = " besides the base" if takes_deltas else ""
         raise ValueError(f"{path}: {len(models)} models{besides}. {method.name} takes {wanted}{besides}.")

@@ -271,8 +271,8 @@ def test_memory_holds_a_few_chunks_not_a_tensor(
     shown = []
     plain = lab.merge.reading.TensorStack.chunks
 
-    def noted(self: object):
-        for chunk in plain(self):
+    def noted(self: object, multiple: int = 1):
+        for chunk in plain(self, multiple):
             shown.append(chunk.shape[1])
             yield chunk
 

@@ -170,7 +170,7 @@ def test_mergekits_long_form_of_a_model_is_its_path():
             "models.2.parameters.weight.0.vaule",
         ),
         ("merge_method: ties", "merge_method: tise", "Did you mean 'ties'", "merge_method"),
-        ("merge_method: ties", "merge_method: dare_ties", "the lab doesn't have it yet", "merge_method"),
+        ("int8_mask: true", "int8_mask: true\n  gamma: 0.1", "'gamma'", "parameters.gamma"),
         ("merge_method: ties", "", "has no merge_method", "merge_method"),
         ("dtype: float16", "tokenizer_source: union", "Vocabularies are not rebuilt", "tokenizer_source"),
         ("dtype: float16", "chat_template: auto", "chat template", "chat_template"),

@@ -1,17 +1,15 @@
 """Interpolation of two models along the arc between them."""
 
 from collections.abc import Iterator
-from math import acos, sin, sqrt
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
 from lab.merge.agreement import weighted_sum
+from lab.merge.angles import NEARLY_PARALLEL, arc_shares, cosine, gram, gram_streamed
 from lab.merge.registry import Stack, merge_methods
-from lab.models.lazytorch import Tensor, torch
-
-NEARLY_PARALLEL = 0.9995
-"""Cosine beyond which the arc is a line, as in mergekit."""
+from lab.models.lazytorch import Tensor
 
 
 @merge_methods.register(
@@ -44,32 +42,18 @@ def slerp(
     Returns:
         Shape (*weight).
     """
-    a, b = models[0].flatten(), models[1].flatten()
-    return weighted_sum(models, _shares(_dot(a, a), _dot(b, b), _dot(a, b), t))
+    return weighted_sum(models, _shares(gram(models), t))
 
 
 @merge_methods.streamed("slerp")
 def slerp_streamed(stack: Stack, weights: Tensor, *, t: float) -> Iterator[Tensor]:  # noqa: ARG001
     """Interpolate in two passes: lengths and angle, then the sum."""
-    aa = bb = ab = 0.0
-    for chunk in stack.chunks():
-        aa += _dot(chunk[0], chunk[0])
-        bb += _dot(chunk[1], chunk[1])
-        ab += _dot(chunk[0], chunk[1])
-    shares = _shares(aa, bb, ab, t)
+    shares = _shares(gram_streamed(stack), t)
     for chunk in stack.chunks():
         yield weighted_sum(chunk, shares)
 
 
-def _dot(a: Tensor, b: Tensor) -> float:
-    return torch.dot(a, b).item()
-
-
-def _shares(aa: float, bb: float, ab: float, t: float) -> tuple[float, float]:
-    """Return the factors of a and b, from their squared lengths and their dot product."""
-    cosine = ab / sqrt(aa * bb) if aa and bb else 0.0
-    cosine = max(-1.0, min(1.0, cosine))
-    if not aa or not bb or abs(cosine) > NEARLY_PARALLEL:
+def _shares(products: np.ndarray, t: float) -> tuple[float, float]:
+    if not products[0, 0] or not products[1, 1]:
         return 1.0 - t, t
-    theta = acos(cosine)
-    return sin((1.0 - t) * theta) / sin(theta), sin(t * theta) / sin(theta)
+    return arc_shares(cosine(products, 0, 1), t, NEARLY_PARALLEL)
