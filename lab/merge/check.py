@@ -1,13 +1,17 @@
 """Whether a merge can work, before it is queued: from headers, configs and a probe of the method.
 
-Reads no weight. The page shows what it returns; what it raises names the field at fault.
+Reads no weight, but for the samples of a remark. The page shows what it returns; what it raises names
+the field at fault.
 """
+
+from dataclasses import replace
 
 from lab.core.errors import BadInput
 from lab.core.job import Shelf
 from lab.merge.adapters import adapter_plan
 from lab.merge.draws import Draws
 from lab.merge.ingredients import Ingredient, read_ingredient
+from lab.merge.patching import remarks_on
 from lab.merge.plan import MergePlan, plan_of
 from lab.merge.spec import MergeSpec
 from lab.models.lazytorch import torch
@@ -49,6 +53,7 @@ def prepare(spec: MergeSpec, shelf: Shelf) -> MergePlan:
     _same_family(spec, models)
     plan = plan_of(spec, models)
     _probe(spec, plan)
+    plan = replace(plan, remarks=remarks_on(plan))
     return adapter_plan(spec, plan, models) if spec.result == "adapter" else plan
 
 

@@ -85,6 +85,7 @@ class MergePlan:
         tied: whether the output head is the embedding, and so not written.
         parents: names of the models it comes from, base first.
         seed: of the method's random numbers.
+        remarks: what else to know before it is made, in sentences.
     """
 
     method: MergeMethod
@@ -95,6 +96,7 @@ class MergePlan:
     tied: bool
     parents: tuple[str, ...]
     seed: int = 0
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def parameters(self) -> int:
@@ -197,8 +199,8 @@ class _Draft:
             (source, models[source.model], first)
             for source, (first, _) in zip(part.sources, self._ranges, strict=True)
         ]
-        self._check_lengths()
         base = part.base_model or spec.base_model
+        self._check_lengths(models[base] if base and not spec.slices else None)
         self._base = models[base] if base and self._method.base != "none" else None
         self._arrange()
 
@@ -214,8 +216,10 @@ class _Draft:
             )
         return first, end
 
-    def _check_lengths(self) -> None:
-        lengths = {
+    def _check_lengths(self, base: Ingredient | None) -> None:
+        """Refuse models of different depth; of whole models the base counts too."""
+        lengths = {} if base is None else {base.ref: base.config.layers}
+        lengths |= {
             source.model: end - first
             for (source, _, _), (first, end) in zip(self.sources, self._ranges, strict=True)
         }

@@ -113,8 +113,8 @@ class TensorStack:
     ) -> None:
         self._tensor, self._scratch, self._tick = tensor, scratch, tick
         self._reader = reader
-        self._inputs = [_Values(part, reader) for part in tensor.inputs]
-        self._base = _Values(tensor.base, reader) if tensor.base else None
+        self._inputs = [Values(part, reader) for part in tensor.inputs]
+        self._base = Values(tensor.base, reader) if tensor.base else None
         self._is_checked = False
         self.base: Tensor | None = None
 
@@ -160,7 +160,7 @@ class TensorStack:
         for values in (*self._inputs, self._base) if self._base else self._inputs:
             self._reader.drop(values.part.info)
 
-    def _check(self, models: "Sequence[_Values]", rows: Tensor) -> None:
+    def _check(self, models: "Sequence[Values]", rows: Tensor) -> None:
         """Refuse what is not finite, in the first pass."""
         # A sum is finite only when all numbers are; where finite ones overflow it, the exact test decides.
         if self._is_checked or isfinite(rows.sum().item()):
@@ -175,7 +175,7 @@ class TensorStack:
                 )
 
 
-class _Values:
+class Values:
     """One model's values of one tensor, an adapter's change included."""
 
     def __init__(self, part: Part, reader: Reader) -> None:
@@ -185,6 +185,7 @@ class _Values:
         self._fold = _Folding(fold, reader) if fold else None
 
     def read(self, start: int, row: Tensor) -> None:
+        """Fill a row with the values from `start` on, as float32."""
         row.copy_(self._flat[start : start + len(row)])
         if self._fold:
             self._fold.add_to(row, start)

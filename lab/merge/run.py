@@ -31,7 +31,7 @@ def run(spec: MergeSpec, job: Job) -> Outcome:
         raise JobFailed("models_changed", f"The models no longer fit this merge. {error}") from error
     if isinstance(plan, AdapterPlan):
         return make_adapter(spec, plan, job)
-    job.note(f"Making {plan.words}.")
+    job.note(" ".join([f"Making {plan.words}.", *plan.remarks]))
     engine = Engine(plan, job.folder / "merge", spec_sha256(spec), threads=torch.get_num_threads())
     engine.run(job)
     write_companions(spec, plan, engine.folder)

@@ -158,6 +158,8 @@ class MergeSpec(JobSpec):
         names = list(dict.fromkeys(source.model for part in self.parts() for source in part.sources))
         if self.is_upscaling:
             return f"{names[0]}, its layers stacked to {sum(part.layers for part in self.slices)}"
+        if self.method == "patch" and len(names) > 1:
+            return f"what {names[0]} learned on {names[1]}, carried over to {self.base_model}"
         *first, last = [name for name in names if name != self.base_model] or names
         listed = f"{', '.join(first)} and {last}" if first else last
         return f"{self.method} merge of {listed}"

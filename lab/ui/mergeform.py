@@ -154,6 +154,7 @@ def _checks(plan: MergePlan) -> list[str]:
         f"{len(plan.tensors):,} tensors have the same shapes, and vocabularies match",
         f"tokenizer and settings come from {plan.donor.ref}",
         "the result fits on the disk",
+        *plan.remarks,
     ]
 
 

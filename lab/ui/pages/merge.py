@@ -12,6 +12,7 @@ from lab.core.spec import free_name
 from lab.merge.recipe import write_recipe
 from lab.merge.registry import merge_methods
 from lab.ui import form, mergeform, modelview, widgets
+from lab.ui.carryform import CarryForm
 from lab.ui.mergelayout import ADAPTER, KEEP, MOST_INPUTS, Parts, lay_out_form, method_words
 from lab.ui.offers import Offer, offered
 from lab.ui.pages.running import Running
@@ -32,6 +33,7 @@ def build(services: Services) -> None:
     with gr.Row(elem_classes="lab-split", equal_height=False):
         with gr.Column(scale=5, min_width=320, elem_classes="lab-panel"):
             parts, lines, buttons = lay_out_form()
+            carry = CarryForm(services)
         with gr.Column(scale=8, min_width=320):
             with gr.Column(elem_classes="lab-panel"):
                 widgets.picture('<h2 class="lab-h2">What will come out</h2>')
@@ -57,6 +59,7 @@ def build(services: Services) -> None:
         )
     )
     when_page_opens(live.open, None, [job, running, seen], "merge_running_open")
+    carry.bind(job, live.draw, [running, seen])
     timer = gr.Timer(1)
     models = Part(page.choices, [choices], [*parts.models, parts.base, choices])
     every(timer, [models, Part(live.draw, [job, seen], [running, seen])], "merge_tick")
