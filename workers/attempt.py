@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.core.errors import Cancelled, Fenced, Released
 from lab.core.events import EventBuffer, EventKind
-from lab.core.job import Device, Shelf, ShelfJob
+from lab.core.job import Device, Partner, Shelf, ShelfJob
 from lab.core.store.rows import JobRow
 from workers.orders import Asked
 
@@ -25,6 +25,7 @@ class Attempt(ShelfJob):
         asked: what has been asked of this attempt.
         events: where its events go.
         use_threads: sets the CPU threads of the calling thread.
+        partners: the further devices that it holds; its threads are shared with the processes on them.
         reach: passes a failpoint.
         opened: the names of the models that the job has asked for.
     """
@@ -38,6 +39,7 @@ class Attempt(ShelfJob):
     use_threads: Callable[[int], None]
     reach: Callable[[str], None]
     opened: list[str] = field(default_factory=list)
+    partners: tuple[Partner, ...] = ()
     _threads: int = 0
 
     @property
@@ -79,7 +81,7 @@ class Attempt(ShelfJob):
             raise Released
         if self.asked.threads != self._threads:
             self._threads = self.asked.threads
-            self.use_threads(self._threads)
+            self.use_threads(max(1, self._threads // (1 + len(self.partners))))
 
     def check_ownership(self) -> None:
         """Make sure that the job is still this attempt's and still wanted.

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from lab.core.job import Device, Outcome, Run
+from lab.core.job import Device, Outcome, Partner, Run
 from lab.core.lastwords import log_of
 from lab.core.settings import Settings
 from lab.core.spec import JobSpec
@@ -57,6 +57,10 @@ class ComputesOn(Protocol):
 
     def words(self) -> tuple[str, ...]:
         """Return all devices of this machine for people to read, this process's first."""
+        ...
+
+    def partner(self, name: str) -> Partner:
+        """Return another of this machine's devices, for a further process of a job that holds it too."""
         ...
 
     def facts(self) -> DeviceFacts:

@@ -1,19 +1,22 @@
 """Finds what a process computes on, and in which precision. Asked in children only: it may touch CUDA."""
 
+import re
 from pathlib import Path
 
 import psutil
 import torch
 
 from lab.core.errors import BadInput
-from lab.core.job import Device
-from lab.core.settings import Settings, show_one_gpu
+from lab.core.job import Device, Partner
+from lab.core.settings import Settings, environment_for_gpu, show_one_gpu
 from workers.memory import host_bytes
 from workers.orders import DeviceFacts
 from workers.threads import all_threads
 
 FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """Flags of processors whose bfloat16 products are no slower than float32 (the last is ARM's)."""
+
+_CPU_PART = re.compile("cpu:[0-9]{1,2}")
 
 
 class Devices:
@@ -38,15 +41,30 @@ class Devices:
         self._settings = settings
         self.names = device_names(settings)
         self.name = self.names[slot % len(self.names)]
-        show_one_gpu(None if self.name == "cpu" else int(self.name.removeprefix("cuda:")))
+        self._environments = {name: environment_for_gpu(_number(name)) for name in self.names}
+        show_one_gpu(_number(self.name))
 
     def own(self) -> Device:
         """Return our device, with the memory that is free now."""
-        return _cpu(self._settings) if self.name == "cpu" else _cuda(self.name)
+        return self._cpu() if _is_cpu(self.name) else _cuda(self.name)
+
+    def partner(self, name: str) -> Partner:
+        """Return another of our devices, for a further process of a job that holds it too."""
+        return Partner(name, self._environments[name])
 
     def facts(self) -> DeviceFacts:
         """Return our device for the table of devices."""
-        return DeviceFacts(self.name, self.own().words, _total_bytes(self.name))
+        total = host_bytes() // self._parts if _is_cpu(self.name) else int(torch.cuda.mem_get_info(0)[1])
+        return DeviceFacts(self.name, self.own().words, total)
+
+    @property
+    def _parts(self) -> int:
+        """Into how many parts the CPU is divided; each has its share of threads and memory."""
+        return sum(_is_cpu(name) for name in self.names)
+
+    def _cpu(self) -> Device:
+        part = "" if self._parts == 1 else f" (part {self.names.index(self.name) + 1} of {self._parts})"
+        return _cpu(self._settings, part, self._parts)
 
     def words(self) -> tuple[str, ...]:
         """Return all devices for people to read, ours first; only ours can be looked at closely."""
@@ -61,12 +79,14 @@ def cpu_device(settings: Settings) -> Device:
 def device_names(settings: Settings) -> list[str]:
     """Return the names of the devices that jobs may use: the GPUs where there are any, else the CPU.
 
+    LAB_DEVICES may divide the CPU into parts, "cpu:0,cpu:1", as suits a host with several sockets.
+
     Raises:
         BadInput: LAB_DEVICES names a device that is not there.
     """
     there = [f"cuda:{index}" for index in range(torch.cuda.device_count())] + ["cpu"]
-    wanted = [name.strip() for name in settings.devices.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in there]
+    wanted = list(dict.fromkeys(name.strip() for name in settings.devices.split(",") if name.strip()))
+    unknown = [name for name in wanted if name not in there and not _CPU_PART.fullmatch(name)]
     if unknown:
         raise BadInput(
             f"LAB_DEVICES names {unknown[0]!r}.",
@@ -85,17 +105,22 @@ def has_fast_bfloat16(cpuinfo: str) -> bool:
     return False
 
 
-def _cpu(settings: Settings) -> Device:
+def _is_cpu(name: str) -> bool:
+    return name.startswith("cpu")
+
+
+def _number(name: str) -> int | None:
+    """Return a GPU's number; None for the CPU."""
+    return None if _is_cpu(name) else int(name.removeprefix("cuda:"))
+
+
+def _cpu(settings: Settings, part: str = "", parts: int = 1) -> Device:
     info = Path("/proc/cpuinfo")
     fast = info.exists() and has_fast_bfloat16(info.read_text(errors="replace"))
     dtype = "bfloat16" if fast else "float32"
-    threads = all_threads(settings)
-    words = f"CPU, {threads} thread{'s' if threads > 1 else ''}, {dtype}"
-    return Device("cpu", dtype, words, psutil.virtual_memory().available)
-
-
-def _total_bytes(name: str) -> int:
-    return host_bytes() if name == "cpu" else int(torch.cuda.mem_get_info(0)[1])
+    threads = max(1, all_threads(settings) // parts)
+    words = f"CPU{part}, {threads} thread{'s' if threads > 1 else ''}, {dtype}"
+    return Device("cpu", dtype, words, psutil.virtual_memory().available // parts)
 
 
 def _cuda(name: str) -> Device:

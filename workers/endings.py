@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from lab.core.errors import BadInput, Cancelled, JobFailed, OutOfMemory, Released, problems_of
+from lab.core.errors import BadInput, Cancelled, JobFailed, OutOfMemory, ProcessLost, Released, problems_of
+from lab.core.job import PARTNER_LOST
 from lab.core.lastwords import LastWords
 from lab.core.store.second_chances import DEVICE, MEMORY, ON_CPU, SMALLER, Loss
 
@@ -53,6 +54,7 @@ class Ending:
         text: what its owner reads.
         field: the form field at fault, where there is one.
         smaller: where memory ran out, the smaller plan that there is, in words.
+        lost: which of the attempt's processes was lost, in words: it is tried again.
     """
 
     verb: Literal["cancelled", "released", "failed"]
@@ -60,6 +62,7 @@ class Ending:
     text: str = ""
     field: str | None = None
     smaller: str = ""
+    lost: str = ""
 
     @property
     def is_internal(self) -> bool:
@@ -75,6 +78,8 @@ def ending_of(error: BaseException) -> Ending:
         return Ending("released")
     if isinstance(error, OutOfMemory):
         return Ending("failed", error.code, str(error), smaller=error.smaller)
+    if isinstance(error, ProcessLost):
+        return Ending("failed", error.code, str(error), lost=error.why)
     if isinstance(error, JobFailed):
         return Ending("failed", error.code, str(error))
     if isinstance(error, BadInput):
@@ -100,6 +105,8 @@ def words_for_exit(exit_code: int | None) -> str:
     if exit_code is None:
         return "its process did not end"
     name = name_of_exit(exit_code)
+    if exit_code == PARTNER_LOST:
+        return "one of its further processes was lost"
     if exit_code >= 0:
         return f"its process ended with {name}"
     return "; ".join(
@@ -129,6 +136,8 @@ def loss_of(ending: Ending, on_gpu: bool, last_words: LastWords) -> Loss | None:
     """
     if ending.code == DEVICE:
         return Loss("the GPU failed under it", DEVICE, ending.text, last_words=last_words)
+    if ending.lost:
+        return Loss(ending.lost, ending.code, ending.text, last_words=last_words)
     if ending.code != MEMORY or not (ending.smaller or on_gpu):
         return None
     plan = ending.smaller or "on the CPU"

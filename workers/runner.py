@@ -22,7 +22,7 @@ from lab.core.errors import (
     Unavailable,
 )
 from lab.core.events import EventBuffer
-from lab.core.job import Device
+from lab.core.job import Device, Partner
 from lab.core.lastwords import LastWords, last_lines
 from lab.core.store import Success
 from lab.core.store.rows import JobRow, ModelRow
@@ -113,6 +113,7 @@ def _attempt_of(bench: Bench, row: JobRow, asked: Asked, events: EventBuffer, op
         use_threads=_use_threads,
         reach=bench.failpoints.reach,
         opened=opened,
+        partners=_partners_for(bench, row),
     )
 
 
@@ -121,6 +122,19 @@ def _device_for(bench: Bench, row: JobRow) -> Device:
     if row.thrift == ON_CPU:
         return cast(Device, load("workers.device:cpu_device")(bench.settings))
     return bench.devices.own()
+
+
+def _partners_for(bench: Bench, row: JobRow) -> tuple[Partner, ...]:
+    """Return the further devices of a job that wanted several; none once a GPU was too small for it."""
+    if row.devices == 1 or row.thrift == ON_CPU:
+        return ()
+    held = bench.store.devices.held_by(row.id)
+    return tuple(bench.devices.partner(name) for name in held if name != bench.devices.name)
+
+
+def _words_for(job: Attempt) -> str:
+    """Say what an attempt computes on."""
+    return " and ".join((job.device.words, *(partner.name for partner in job.partners)))
 
 
 @contextmanager
@@ -136,7 +150,7 @@ def _borrowing(bench: Bench, job: Attempt) -> Iterator[Attempt]:
 
 def _work(bench: Bench, job: Attempt) -> Success:
     """Run the job unless an earlier attempt finished it, then publish its models."""
-    _patiently(job.asked, partial(bench.store.jobs.name_device, job.id, job.attempt, job.device.words))
+    _patiently(job.asked, partial(bench.store.jobs.name_device, job.id, job.attempt, _words_for(job)))
     shipment = Shipment.left_by_an_earlier_attempt(
         job.folder, bench.settings.models, job.id, job.check_ownership
     )

@@ -62,6 +62,11 @@ class Seats:
         for place, facts in {seat.place: seat.facts for seat in self.every}.items():
             self._store.devices.beat(place, facts.words, facts.total_bytes)
 
+    def others(self, seat: Seat) -> tuple[Place, ...]:
+        """Return our further devices, for a job that wants several; one that failed takes no part."""
+        places = {one.place for one in self.every} - {one.place for one in self._broken} - {seat.place}
+        return tuple(sorted(places, key=lambda place: place.device))
+
     def take(self) -> Seat:
         """Wait for a free place and take it."""
         return self._free.get()

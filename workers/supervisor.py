@@ -122,7 +122,13 @@ class Supervisor:
             return None
         most = self._settings.most_running
         return self._store.jobs.claim(
-            self._plan.lane, self._worker_id, seat.facts.words, place, seat.only_short, most
+            self._plan.lane,
+            self._worker_id,
+            seat.facts.words,
+            place,
+            seat.only_short,
+            most,
+            self._seats.others(seat),
         )
 
     def wake(self) -> None:

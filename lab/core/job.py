@@ -11,6 +11,9 @@ from typing import Any, Literal, Protocol
 
 from lab.core.events import EventKind
 
+PARTNER_LOST = 72
+"""The exit code of a job's process that could not go on because a further process of the job was lost."""
+
 ModelKind = Literal["base", "adapter", "tuned", "merge", "upscaled"]
 
 

@@ -32,11 +32,13 @@ class Need:
         memory_bytes: its peak, as estimated; 0 when nobody knows: it may run anywhere.
         ways: what would make it smaller, the mildest first.
         field: the form field that a refusal is shown at.
+        devices: how many devices of one host it takes at once; of each it needs that memory.
     """
 
     memory_bytes: int = 0
     ways: tuple[Way, ...] = ()
     field: str = "model"
+    devices: int = 1
 
     def ways_into(self, room_bytes: int) -> list[str]:
         """Return up to three changes that fit into so much memory, one of each sort."""
@@ -55,7 +57,8 @@ class Need:
         """
         ways = self.ways_into(room_bytes)
         return BadInput(
-            f"This needs about {self.memory_bytes / 2**30:.1f} GB of memory.",
+            f"This needs about {self.memory_bytes / 2**30:.1f} GB of memory"
+            f"{f' on each of {self.devices} devices' if self.devices > 1 else ''}.",
             f"{where} has {room_bytes / 2**30:.1f} GB.",
             f"It would fit with {', or '.join(ways)}."
             if ways
@@ -66,13 +69,15 @@ class Need:
     def as_json(self) -> dict[str, Any]:
         """Return the need as JSON values."""
         ways = [[way.sort, way.words, way.memory_bytes] for way in self.ways]
-        return {"memory_bytes": self.memory_bytes, "ways": ways, "field": self.field}
+        several = {"devices": self.devices} if self.devices > 1 else {}
+        return {"memory_bytes": self.memory_bytes, "ways": ways, "field": self.field, **several}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `as_json` returned; nothing is the need that nobody knows."""
         ways = tuple(Way(*way) for way in value.get("ways", ()))
-        return cls(int(value.get("memory_bytes", 0)), ways, value.get("field", "model"))
+        field, devices = value.get("field", "model"), int(value.get("devices", 1))
+        return cls(int(value.get("memory_bytes", 0)), ways, field, devices)
 
 
 UNKNOWN = Need()

@@ -213,8 +213,12 @@ def lent_environment(values: Mapping[str, str]) -> Iterator[None]:
 
 def show_one_gpu(index: int | None) -> None:
     """Let this process, before it touches CUDA, see one GPU of those that it sees now, and none on None."""
+    os.environ.update(environment_for_gpu(index))
+
+
+def environment_for_gpu(index: int | None) -> dict[str, str]:
+    """Return what lets a process see one GPU of those that we see now, and none on None."""
     seen = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     if index is None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    else:
-        os.environ["CUDA_VISIBLE_DEVICES"] = seen[index] if seen else str(index)
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    return {"CUDA_VISIBLE_DEVICES": seen[index] if seen else str(index)}

@@ -135,6 +135,10 @@ class Catalog:
         largest = self._store.devices.largest()
         return largest.total_bytes if largest else int(psutil.virtual_memory().total)
 
+    def devices_together(self) -> int:
+        """Return how many devices one job may have at once: those of the host that has the most."""
+        return self._store.devices.together()
+
     def get(self, name: str) -> CatalogEntry:
         """Return one listed model.
 
@@ -286,6 +290,10 @@ class PathShelf:
     def memory_bytes(self) -> int:
         """Return the memory of this machine, in bytes."""
         return int(psutil.virtual_memory().total)
+
+    def devices_together(self) -> int:
+        """Return 1: a command that is given a place to write to computes on one device."""
+        return 1
 
 
 def expanded(path: str) -> Path:

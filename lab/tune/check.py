@@ -45,6 +45,7 @@ class Estimate:
         trained: weights that are trained.
         words: all that as a sentence.
         ways: changes of the form that need less memory.
+        devices: how many train together; `memory_bytes` is what each needs.
     """
 
     plan: Plan
@@ -55,11 +56,12 @@ class Estimate:
     trained: int
     words: str
     ways: tuple[Way, ...] = ()
+    devices: int = 1
 
     @property
     def need(self) -> Need:
-        """What the job needs of a device, and what would make it smaller."""
-        return Need(self.memory_bytes, self.ways)
+        """What the job needs of each of its devices, and what would make it smaller."""
+        return Need(self.memory_bytes, self.ways, devices=self.devices)
 
 
 def check(spec: TuneSpec, shelf: Shelf) -> Estimate:
@@ -73,6 +75,7 @@ def check(spec: TuneSpec, shelf: Shelf) -> Estimate:
     weight = _weight_of(folder)
     _check_chat_template(folder, spec.model)
     _check_width(spec, weight)
+    _check_devices(spec, shelf.devices_together())
     lengths = _lengths_in(shelf.dataset(spec.dataset), spec.dataset)
     _check_context(spec, weight)
     estimate = _estimate(spec, weight, lengths, shelf.memory_bytes())
@@ -130,6 +133,16 @@ def _check_width(spec: TuneSpec, weight: Weight) -> None:
         raise BadInput(seen, "A rank is far smaller than the width.", "Try 16.", field="rank")
 
 
+def _check_devices(spec: TuneSpec, together: int) -> None:
+    if spec.devices > together:
+        raise BadInput(
+            f"This wants {spec.devices} devices at once.",
+            f"{'One is' if together == 1 else f'{together} are'} all that a job can have here.",
+            f"Choose {together}." if together > 1 else "Leave it at 1.",
+            field="devices",
+        )
+
+
 def _check_context(spec: TuneSpec, weight: Weight) -> None:
     context = weight.config.context
     if spec.max_length is not None and context and spec.max_length > context:
@@ -171,7 +184,12 @@ def _estimate(spec: TuneSpec, weight: Weight, lengths: tuple[int, ...], memory: 
     effort = tokens + evaluations * held_out * mean / 3  # an evaluation is a third of a step
     trained = weight.lora(spec.rank)
     need = memory_bytes(
-        weight, method, spec.rank, plan.micro_batch * length, checkpointing=plan.checkpointing
+        weight,
+        method,
+        spec.rank,
+        plan.micro_batch * length,
+        checkpointing=plan.checkpointing,
+        devices=spec.devices,
     )
     if spec.full_model:
         need = max(need, weight.parameters * 6)  # folded in float32, saved in half of that
@@ -179,10 +197,14 @@ def _estimate(spec: TuneSpec, weight: Weight, lengths: tuple[int, ...], memory: 
     minutes = effort * weight.parameters / CPU_WEIGHTS_PER_SECOND / 60
     words = (
         f"{plan.steps:,} steps of {spec.batch} rows, about {tokens:,} tokens, {trained / 1e6:.1f} M trained "
-        f"weights, {need / 2**30:.1f} GB of memory, {_minutes(minutes)} on two CPU cores."
+        f"weights, {need / 2**30:.1f} GB of memory{_each(spec)}, {_minutes(minutes)} on two CPU cores."
     )
     ways = _ways_to_fit(spec, weight, length, need)
-    return Estimate(plan, tokens, minutes, need, disk, trained, words, ways)
+    return Estimate(plan, tokens, minutes, need, disk, trained, words, ways, spec.devices)
+
+
+def _each(spec: TuneSpec) -> str:
+    return f" on each of {spec.devices} devices" if spec.devices > 1 else ""
 
 
 def _minutes(minutes: float) -> str:
@@ -215,7 +237,7 @@ def _changes(spec: TuneSpec, length: int) -> Iterator[tuple[str, str, dict[str, 
         *(
             ("rows", _rows_words(size, spec.batch), {"micro_batch": size})
             for size in (4, 2, 1)
-            if spec.batch % size == 0 and size < (spec.micro_batch or 1)
+            if spec.batch % (size * spec.devices) == 0 and size < (spec.micro_batch or 1)
         ),
         *(
             ("length", f"rows of at most {cut} tokens", {"max_length": cut})
@@ -226,7 +248,7 @@ def _changes(spec: TuneSpec, length: int) -> Iterator[tuple[str, str, dict[str, 
         *((("full", "no full model", {"full_model": False}),) if spec.full_model else ()),
     ]
     yield from simple
-    if spec.method == "qlora":
+    if spec.method == "qlora" or spec.devices > 1:
         return
     yield "method", "method qlora", {"method": "qlora"}
     for sort, words, change in simple:
@@ -245,7 +267,9 @@ def _least_need(spec: TuneSpec, weight: Weight, length: int) -> int:
 def _need(spec: TuneSpec, weight: Weight, length: int, memory: int) -> int:
     method = tune_methods[spec.method]
     size, checkpointing = fit_memory(spec, weight, method, length, memory)
-    need = memory_bytes(weight, method, spec.rank, size * length, checkpointing=checkpointing)
+    need = memory_bytes(
+        weight, method, spec.rank, size * length, checkpointing=checkpointing, devices=spec.devices
+    )
     return max(need, weight.parameters * 6) if spec.full_model else need
 
 

@@ -1,4 +1,4 @@
-"""What a fine-tune's leader tells each helper, and how a helper's end reads. Imports no model library."""
+"""What a fine-tune's leader tells each companion, and how its end reads. Imports no model library."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,23 +6,20 @@ from pathlib import Path
 from typing import Any, Self
 
 OUT_OF_MEMORY = 71
-"""The exit code of a helper whose memory ran out."""
-
-PARTNER_LOST = 72
-"""The exit code of a leader that could not go on, because a helper was lost."""
+"""The exit code of a companion whose memory ran out."""
 
 
 @dataclass(frozen=True)
 class Errand:
-    """One helper's part of a fine-tune.
+    """One companion's part of a fine-tune.
 
     Attributes:
         rank, size: its place among the processes.
-        leader: the leader's process, without which the helper ends.
+        leader: the leader's process, without which the companion ends.
         meeting: the file through which they find each other.
         spec: the fine-tune's spec, as JSON values.
         plan: the settled plan.
-        device: the helper's device, as a table of its fields.
+        device: the companion's device, as a table of its fields.
         base, data, checkpoints: the base model's folder, the dataset's file, where the leader saves.
         checkpoint: the one to go on from; "" to begin.
         threads: CPU threads to use.
@@ -43,7 +40,7 @@ class Errand:
 
     @property
     def ready(self) -> Path:
-        """The file that the helper makes when it is about to meet the others."""
+        """The file that the companion makes when it is about to meet the others."""
         return Path(f"{self.meeting}.ready-{self.rank}")
 
     def as_line(self) -> bytes:

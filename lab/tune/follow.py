@@ -1,4 +1,4 @@
-"""How a helper trains beside its leader: the same steps on other rows, deciding and saving nothing."""
+"""How a companion trains beside its leader: the same steps on other rows, deciding and saving nothing."""
 # ruff: noqa: ARG002  the trainer decides what its callbacks are given
 
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def follow(
     model = ready_model(Path(errand.base), spec, device, tokenizer, ranks)
     callback = Follower(plan, ranks)
     args = training_arguments(spec, plan, device, Path(errand.checkpoints), ranks.size)
-    learner = make_learner(model, rows, plan, args, ranks, callback)
+    learner = make_learner(model, rows, args, ranks, callback)
     callback.trainer = learner
     torch.manual_seed(spec.seed + ranks.rank)  # dropout and noise of our own rows
     learner.train(resume_from_checkpoint=errand.checkpoint or None)

@@ -90,14 +90,13 @@ class Learner(Trainer):
 
 
 def make_learner(
-    model: Any, rows: Rows, plan: Plan, args: TrainingArguments, ranks: Ranks, callback: TrainerCallback
+    model: Any, rows: Rows, args: TrainingArguments, ranks: Ranks, callback: TrainerCallback
 ) -> Learner:
     """Return the trainer of one process of a fine-tune.
 
     Args:
         model: what the method prepared; changed in place.
         rows: cut to the plan's length; the same in every process.
-        plan: the run's numbers.
         args: the trainer's settings.
         ranks: our place among the processes.
         callback: what happens between two steps.
@@ -136,7 +135,7 @@ def train(model: Any, rows: Rows, plan: Plan, spec: TuneSpec, job: Job, ranks: R
         job.note(f"Going on from the checkpoint of step {step_of(kept)}.")
     pace = Pace(job, plan, spec.checkpoint_steps, ranks)
     args = training_arguments(spec, plan, job.device, folder, ranks.size)
-    trainer = make_learner(model, rows, plan, args, ranks, pace)
+    trainer = make_learner(model, rows, args, ranks, pace)
     pace.trainer, trainer.pace = trainer, pace
     try:
         if kept is not None and step_of(kept) >= plan.steps:  # it died after the last step

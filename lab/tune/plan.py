@@ -178,7 +178,13 @@ class Weight:
 
 
 def memory_bytes(
-    weight: Weight, method: TuneMethod, rank: int, tokens: int, *, checkpointing: bool = False
+    weight: Weight,
+    method: TuneMethod,
+    rank: int,
+    tokens: int,
+    *,
+    checkpointing: bool = False,
+    devices: int = 1,
 ) -> int:
     """Estimate the peak memory of training, within about a quarter.
 
@@ -188,9 +194,12 @@ def memory_bytes(
         rank: of the adapter.
         tokens: rows in memory at once, times their length.
         checkpointing: whether activations are computed twice instead of kept.
+        devices: among how many the linear layers are shared out; the peak is that of each. Two layers are
+            whole at a time, and the embeddings all the while.
     """
     config, number = weight.config, weight.dtype_bytes
-    frozen_linear = weight.linear * (method.linear_bytes or number)
+    shared = weight.linear / devices + (2 * weight.linear / max(1, config.layers) if devices > 1 else 0)
+    frozen_linear = min(shared, weight.linear) * (method.linear_bytes or number)
     other = max(weight.parameters - weight.linear, 0) * (4 if method.linear_bytes else number)
     trained = 16 * weight.lora(rank)  # float32 weights, gradients and Adam's two moments
     wide = config.intermediate or 4 * config.hidden
@@ -212,12 +221,19 @@ def fit_memory(
     Returns:
         Micro-batch and checkpointing. When nothing fits, the smallest there is: the estimate may be wrong.
     """
-    most = min(spec.batch, 8)
-    sizes = [size for size in range(most, 0, -1) if spec.batch % size == 0]
+    most = min(spec.batch // spec.devices, 8)
+    sizes = [size for size in range(most, 0, -1) if spec.batch % (size * spec.devices) == 0]
     choices = [spec.micro_batch] if spec.micro_batch else sizes
     for checkpointing in (False, True):
         for size in choices:
-            need = memory_bytes(weight, method, spec.rank, size * length, checkpointing=checkpointing)
+            need = memory_bytes(
+                weight,
+                method,
+                spec.rank,
+                size * length,
+                checkpointing=checkpointing,
+                devices=spec.devices,
+            )
             if need <= FULLEST * free_bytes:
                 return size, checkpointing
     return choices[-1], True

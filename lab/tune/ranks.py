@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
 
 from lab.core.settings import lent_environment
 
@@ -74,10 +75,10 @@ def meeting(ranks: Ranks, place: Path) -> Iterator[None]:
     """
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001  a run before ours may have left one
+    AcceleratorState._reset_state(reset_partial_state=True)
     backend = "nccl" if ranks.device.startswith("cuda") else "gloo"
     with lent_environment(environment(ranks)):
-        store = dist.FileStore(str(place), ranks.size)
+        store = FileStore(str(place), ranks.size)
         dist.init_process_group(
             backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE
         )
@@ -85,7 +86,7 @@ def meeting(ranks: Ranks, place: Path) -> Iterator[None]:
             yield
         finally:
             dist.destroy_process_group()
-            AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def environment(ranks: Ranks) -> Mapping[str, str]:
@@ -130,13 +131,11 @@ def share_out(model: Any, ranks: Ranks) -> Any:
     fully_shard(model, mesh=mesh, ignored_params=trained)
     frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
     buffers = [name for name, _ in model.named_buffers()]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # noqa: SLF001  torch has no other way
-        model, frozen + buffers
-    )
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen + buffers)
     return model.to(ranks.device)
 
 
 def _layers(model: Any) -> list[Any]:
     """Return the blocks that a model says are never cut, which are its decoder layers."""
-    whole = set(model.get_base_model()._no_split_modules or ())  # noqa: SLF001  transformers' own name for them
+    whole = set(model.get_base_model()._no_split_modules or ())
     return [module for module in model.modules() if type(module).__name__ in whole]

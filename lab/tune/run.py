@@ -66,6 +66,9 @@ def _run(spec: TuneSpec, job: Job) -> Outcome:
     rows = _cut(uncut, plan, job)
     job.progress(0.0, f"Loading {spec.model}")
     job.breathe()
+    if job.partners:
+        others = " and ".join(partner.name for partner in job.partners)
+        job.note(f"Trains on {1 + len(job.partners)} devices at once: {job.device.words} and {others}.")
     kept = latest_complete(job.folder / CHECKPOINTS)
     try:
         with team(spec, plan, job, base, kept) as ranks:
@@ -97,9 +100,10 @@ def _settled_plan(spec: TuneSpec, job: Job, base: Path, uncut: Rows) -> Plan:
     file = job.folder / "plan.json"
     kept = file.is_file()
     plan = Plan(**json.loads(file.read_text())) if kept else _new_plan(spec, job, base, uncut)
-    smaller = smaller_plan(plan, spec.batch) if job.thrift and not plan.is_smaller else None
+    rows = _rows_of_each(spec, job)
+    smaller = smaller_plan(plan, rows) if job.thrift and not plan.is_smaller else None
     if smaller is not None:
-        was, now = plan_in_words(plan, spec.batch), plan_in_words(smaller, spec.batch)
+        was, now = plan_in_words(plan, rows), plan_in_words(smaller, rows)
         job.note(f"The memory ran out with {was}. It goes on with {now}.", "warning")
         plan = smaller
     if smaller is not None or not kept:
@@ -107,6 +111,11 @@ def _settled_plan(spec: TuneSpec, job: Job, base: Path, uncut: Rows) -> Plan:
         draft.write_text(json.dumps(asdict(plan)))
         draft.replace(file)
     return plan
+
+
+def _rows_of_each(spec: TuneSpec, job: Job) -> int:
+    """Return how many rows of a step each device computes."""
+    return spec.batch // (1 + len(job.partners))
 
 
 def _weight(base: Path, device: Device) -> Weight:
@@ -143,6 +152,8 @@ def _models(
     words = f"{spec.method} of {spec.model} on {spec.dataset}, rank {spec.rank}, {trained.steps} steps"
     facts = {"dataset": spec.dataset, "method": spec.method, "rank": spec.rank, "steps": trained.steps}
     facts |= {"base": spec.model, "eval_loss": _last(trained, "eval_loss")}
+    if job.partners:
+        facts["devices"] = 1 + len(job.partners)
     models = [NewModel(spec.name, adapter, "adapter", (spec.model,), words, facts)]
     if spec.full_model:
         job.progress(1.0, "Folding the adapter into the model")
@@ -168,6 +179,7 @@ def _summary(spec: TuneSpec, plan: Plan, job: Job, uncut: Rows, trained: Trained
         "plan": asdict(plan),
         "alpha": spec.lora_alpha,
         "device": job.device.words,
+        "devices": 1 + len(job.partners),
         "dtype": job.device.dtype,
         "versions": _versions(),
     }
@@ -190,15 +202,17 @@ def _out_of_memory(spec: TuneSpec, plan: Plan, base: Path, job: Job, error: Exce
         spec.rank,
         plan.micro_batch * plan.max_length,
         checkpointing=plan.checkpointing,
+        devices=1 + len(job.partners),
     )
-    smaller = None if plan.is_smaller else smaller_plan(plan, spec.batch)
+    rows = _rows_of_each(spec, job)
+    smaller = None if plan.is_smaller else smaller_plan(plan, rows)
     less = f"a micro-batch of {max(1, plan.micro_batch // 2)} (the batch of {spec.batch} stays), " * (
         plan.micro_batch > 1
     )
     return OutOfMemory(
-        f"The memory of the device ran out with {plan_in_words(plan, spec.batch)}, rows of {plan.max_length} "
+        f"The memory of the device ran out with {plan_in_words(plan, rows)}, rows of {plan.max_length} "
         f"tokens. About {need / 2**30:.1f} GB were expected to do; "
         f"{job.device.free_bytes / 2**30:.1f} GB were free. Run it again with {less}shorter rows "
         f"or method qlora. ({str(error)[:200]})",
-        f"with {plan_in_words(smaller, spec.batch)}" if smaller else "",
+        f"with {plan_in_words(smaller, rows)}" if smaller else "",
     )

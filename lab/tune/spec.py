@@ -124,6 +124,15 @@ class TuneSpec(JobSpec):
         int | None,
         Field(ge=1, le=1_000_000, description="Steps between checkpoints. Empty: about once a minute."),
     ] = None
+    devices: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=64,
+            description="Devices that train together, each with its share of the frozen weights and of the "
+            "batch. Every one is held from start to end; the job waits until so many are free at once.",
+        ),
+    ] = 1
     seed: Annotated[
         int, Field(ge=0, lt=1 << 32, description="The same seed, data and versions give the same adapter.")
     ] = 42
@@ -146,6 +155,17 @@ class TuneSpec(JobSpec):
             raise ValueError(
                 f"A batch of {self.batch} rows can't be cut into micro-batches of {self.micro_batch}. "
                 f"Choose a micro-batch that divides {self.batch}."
+            )
+        if self.batch % (self.devices * (self.micro_batch or 1)):
+            each = f" with micro-batches of {self.micro_batch}" if self.micro_batch else ""
+            raise ValueError(
+                f"A batch of {self.batch} rows can't be shared out among {self.devices} devices{each}. "
+                f"Choose a batch that {self.devices * (self.micro_batch or 1)} divides."
+            )
+        if self.devices > 1 and self.method == "qlora":
+            raise ValueError(
+                "QLoRA packs the frozen weights into 4 bits on one device and can't share them out. "
+                "Choose lora for several devices, or one device for qlora."
             )
         if self.full_model and self.full_name == self.name:
             raise ValueError(f"The adapter and the full model can't both be named {self.name!r}.")

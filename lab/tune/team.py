@@ -1,7 +1,7 @@
-"""Starts the helpers of a fine-tune, one for each further device, and sees to it that all end together.
+"""Starts the companions of a fine-tune, one for each further device, and sees to it that all end together.
 
-The job's process leads. Whatever ends it, a kill included, ends its helpers: the kernel kills them with
-it, they are of its process group, and their standard input closes. A helper that is lost ends the attempt.
+The job's process leads. Whatever ends it, a kill included, ends its companions: the kernel kills them with
+it, they are of its process group, and their standard input closes. A companion that is lost ends the attempt.
 """
 
 import os
@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from lab.core.errors import ProcessLost
-from lab.core.job import Job
+from lab.core.job import PARTNER_LOST, Job
 from lab.core.settings import child_environment
-from lab.tune.errand import OUT_OF_MEMORY, PARTNER_LOST, Errand
+from lab.tune.errand import OUT_OF_MEMORY, Errand
 from lab.tune.plan import Plan
 from lab.tune.ranks import ALONE, Ranks, environment, meeting
 from lab.tune.spec import TuneSpec
@@ -28,18 +28,18 @@ from lab.tune.spec import TuneSpec
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 600.0
 LOST_SECONDS = 5.0
-"""How long the leader, which has seen an error, waits to learn that a helper's end was its cause."""
+"""How long the leader, which has seen an error, waits to learn that a companion's end was its cause."""
 
 HANGING_SECONDS = 20.0
-"""How long a leader may go on waiting for a helper that is lost, where the backend doesn't tell it."""
+"""How long a leader may go on waiting for a companion that is lost, where the backend doesn't tell it."""
 
 END_SECONDS = 10.0
 POLL_SECONDS = 0.05
 
 
 @dataclass
-class Helpers:
-    """The running helpers of one fine-tune.
+class Companions:
+    """The running companions of one fine-tune.
 
     Attributes:
         errands: what each was told.
@@ -53,7 +53,7 @@ class Helpers:
     def start(self, errand: Errand, more: dict[str, str]) -> None:
         """Start one with its errand, in an environment with something more than ours."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "lab.tune.helper"],
+            [sys.executable, "-m", "lab.tune.companion"],
             stdin=subprocess.PIPE,
             cwd=ROOT,
             env={**child_environment(), **more},
@@ -65,7 +65,7 @@ class Helpers:
             process.stdin.flush()
 
     def wait_until_ready(self, job: Job) -> None:
-        """Wait until every helper is about to meet us.
+        """Wait until every companion is about to meet us.
 
         Raises:
             ControlFlow: the job is to end meanwhile.
@@ -79,7 +79,7 @@ class Helpers:
             time.sleep(POLL_SECONDS)
 
     def lost(self, seconds: float) -> str:
-        """Return which helper has failed, in words, waiting so long for one; "" when none has."""
+        """Return which companion has failed, in words, waiting so long for one; "" when none has."""
         deadline = time.monotonic() + seconds
         while True:
             for errand, process in zip(self.errands, self.processes, strict=True):
@@ -90,16 +90,16 @@ class Helpers:
             time.sleep(POLL_SECONDS)
 
     def ran_out_of_memory(self) -> bool:
-        """Whether a helper ended because its memory did not do."""
+        """Whether a companion ended because its memory did not do."""
         return any(process.poll() == OUT_OF_MEMORY for process in self.processes)
 
     def watch(self) -> None:
-        """End this process where a helper is lost and the backend leaves us waiting for it."""
+        """End this process where a companion is lost and the backend leaves us waiting for it."""
         for process in self.processes:
-            threading.Thread(target=self._watch, args=(process,), daemon=True, name="helper").start()
+            threading.Thread(target=self._watch, args=(process,), daemon=True, name="companion").start()
 
     def end(self, in_peace: bool) -> None:
-        """Wait for the helpers to leave, where all went well; kill those that are left."""
+        """Wait for the companions to leave, where all went well; kill those that are left."""
         self._over.set()
         for process in self.processes:
             if in_peace:
@@ -116,7 +116,7 @@ class Helpers:
 
 @contextmanager
 def team(spec: TuneSpec, plan: Plan, job: Job, base: Path, checkpoint: Path | None) -> Iterator[Ranks]:
-    """Have a helper train on each further device that the job holds, as long as the context lasts.
+    """Have a companion train on each further device that the job holds, as long as the context lasts.
 
     Args:
         spec: what was asked for.
@@ -129,31 +129,31 @@ def team(spec: TuneSpec, plan: Plan, job: Job, base: Path, checkpoint: Path | No
         Our place among the processes: the leader's.
 
     Raises:
-        ProcessLost: a helper was lost.
-        MemoryError: a helper's memory ran out.
+        ProcessLost: a companion was lost.
+        MemoryError: a companion's memory ran out.
     """
     if not job.partners:
         yield ALONE
         return
-    ranks, helpers, is_well = Ranks(0, 1 + len(job.partners), job.device.torch), Helpers(), False
+    ranks, companions, is_well = Ranks(0, 1 + len(job.partners), job.device.torch), Companions(), False
     with TemporaryDirectory() as folder:
         try:
             for errand in _errands(spec, plan, job, base, checkpoint, Path(folder) / "meeting"):
                 own = environment(Ranks(errand.rank, errand.size, job.device.torch))
-                helpers.start(errand, {**own, **job.partners[errand.rank - 1].environment})
-            helpers.wait_until_ready(job)
-            helpers.watch()
+                companions.start(errand, {**own, **job.partners[errand.rank - 1].environment})
+            companions.wait_until_ready(job)
+            companions.watch()
             with meeting(ranks, Path(folder) / "meeting"):
                 yield ranks
                 is_well = True
         except RuntimeError as error:
-            if why := helpers.lost(LOST_SECONDS):
-                if helpers.ran_out_of_memory():
+            if why := companions.lost(LOST_SECONDS):
+                if companions.ran_out_of_memory():
                     raise MemoryError(why) from error
                 raise ProcessLost(why) from error
             raise
         finally:
-            helpers.end(in_peace=is_well)
+            companions.end(in_peace=is_well)
 
 
 def _errands(
@@ -170,7 +170,7 @@ def _errands(
             device=asdict(job.device),
             base=str(base),
             data=str(job.dataset(spec.dataset)),
-            checkpoints=str(job.folder / "helpers"),
+            checkpoints=str(job.folder / "companions"),
             checkpoint=str(checkpoint or ""),
             threads=torch.get_num_threads(),
         )

@@ -241,3 +241,42 @@ def test_a_claim_with_its_hold_costs_less_than_two_milliseconds_more(tmp_path: P
 def test_a_question_that_has_its_device_to_itself_is_never_kept_waiting(store: Store) -> None:
     queue(store, 30, "large model", lane="chat")
     assert claim(store, OTHER, lane="chat") is not None
+
+
+def several(store: Store, gigabytes: float, key: str, devices: int) -> JobRow:
+    need = Need(int(gigabytes * GB), devices=devices)
+    return store.jobs.insert(wish(key, need=need, title=f"the {key} job"))[0]
+
+
+def test_a_job_that_wants_two_devices_holds_both_or_none(store: Store) -> None:
+    small = queue(store, 20, "small")
+    assert claim(store, OTHER) is not None  # 4 of the 24 GB are left there
+    job = several(store, 5, "pair", 2)
+    assert store.jobs.claim("batch", "w", "words", GPU, others=[OTHER]) is None
+    assert held(store) == [(small.id, 1, "cuda:1", 20.0)]
+    assert (
+        store.jobs.get(job.id).waits_for == "waits for 2 devices of one host at once with 5.0 GB free on each"
+    )
+    store.jobs.succeed(small.id, 1, Success())
+    claimed = store.jobs.claim("batch", "w", "words", GPU, others=[OTHER])
+    assert claimed is not None
+    assert (claimed.id, claimed.devices, claimed.waits_for) == (job.id, 2, "")
+    assert sorted(held(store)) == [(job.id, 1, "cuda:0", 5.0), (job.id, 1, "cuda:1", 5.0)]
+    assert store.devices.held_by(job.id) == ("cuda:0", "cuda:1")
+    store.jobs.crashed(job.id, 1, "it was killed", "interrupted", "cut off")
+    assert held(store) == []
+
+
+def test_a_worker_of_one_device_takes_no_job_that_wants_two(store: Store) -> None:
+    several(store, 0, "pair", 2)
+    alone = queue(store, 1, "alone")
+    taken = claim(store)
+    assert taken is not None
+    assert taken.id == alone.id
+    assert claim(store) is None
+
+
+def test_a_host_s_devices_count_together_and_those_of_two_hosts_do_not(store: Store) -> None:
+    assert store.devices.together() == 2
+    store.devices.beat(Place("another", "cuda:0"), "NVIDIA L4, bfloat16", 24 * GB)
+    assert store.devices.together() == 2

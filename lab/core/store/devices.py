@@ -5,10 +5,12 @@ own: whoever ends or takes away the attempt (its child, its supervisor, the reap
 hold in the same transaction, so that none is ever left behind.
 """
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, case, delete, func, insert, or_, select, update
 
 from lab.core.store.database import Database
 from lab.core.store.engines import upsert
@@ -91,6 +93,20 @@ class Devices:
             rows = connection.execute(query.order_by(holds.c.since)).mappings()
             return [HoldRow(**row) for row in rows]
 
+    def held_by(self, job_id: str) -> tuple[str, ...]:
+        """Return the names of the devices that a job holds, on the host that runs it."""
+        query = select(holds.c.device).where(holds.c.job_id == job_id).order_by(holds.c.device)
+        with self._db.read() as connection:
+            return tuple(connection.execute(query).scalars())
+
+    def together(self) -> int:
+        """Return how many devices one job may have at once: those of the host that has the most of them.
+
+        A worker's devices count while it is there: 1 when no worker has told of any.
+        """
+        hosts = Counter(row.host for row in self.list() if row.is_alive)
+        return max(hosts.values(), default=1)
+
     def largest(self) -> DeviceRow | None:
         """Return the device with the most memory; None when no worker has told of any."""
         return max(self.list(), key=lambda row: row.total_bytes, default=None)
@@ -130,35 +146,33 @@ def room_on(connection: Connection, now: ColumnElement[float], place: Place, lan
 
 
 def still_fits(
-    connection: Connection, now: ColumnElement[float], place: Place, lane: str, need_bytes: int
+    connection: Connection, now: ColumnElement[float], places: Collection[Place], lane: str, need_bytes: int
 ) -> bool:
-    """Keep others from taking a hold on this device until the transaction ends, and look once more.
+    """Keep others from taking a hold on these devices until the transaction ends, and look once more.
 
-    SQLite has one writer at a time: what was just read still holds.
+    SQLite has one writer at a time: what was just read still holds. The devices are locked in the order of
+    their names, so that two claims never wait for each other.
     """
     if connection.dialect.name == "sqlite":
         return True
-    connection.execute(select(devices.c.name).where(_is(place)).with_for_update())
-    return need_bytes <= room_on(connection, now, place, lane)
-
-
-def take_hold(connection: Connection, now: ColumnElement[float], row: JobRow, place: Place) -> None:
-    """Write down that a job which was just claimed holds its share of a device."""
+    mine = or_(*(_is(place) for place in places))
     connection.execute(
-        insert(holds).values(
-            job_id=row.id,
-            attempt=row.attempt,
-            lane=row.lane,
-            host=place.host,
-            device=place.device,
-            bytes=row.need_bytes,
-            since=now,
-        )
+        select(devices.c.name).where(mine).order_by(devices.c.host, devices.c.name).with_for_update()
     )
+    return all(need_bytes <= room_on(connection, now, place, lane) for place in places)
+
+
+def take_hold(
+    connection: Connection, now: ColumnElement[float], row: JobRow, places: Collection[Place]
+) -> None:
+    """Write down that a job which was just claimed holds its share of each of its devices."""
+    hold = {"job_id": row.id, "attempt": row.attempt, "lane": row.lane, "bytes": row.need_bytes, "since": now}
+    for place in places:
+        connection.execute(insert(holds).values(**hold, host=place.host, device=place.device))
 
 
 def drop_hold(connection: Connection, job_id: str) -> None:
-    """Take a job's hold away: the attempt that it was taken for is over."""
+    """Take a job's holds away: the attempt that it was taken for is over."""
     connection.execute(delete(holds).where(holds.c.job_id == job_id))
 
 

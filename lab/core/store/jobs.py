@@ -14,11 +14,12 @@ from lab.core.errors import Fenced, NotFound
 from lab.core.events import NewEvent
 from lab.core.lastwords import UNHEARD, LastWords
 from lab.core.store.database import Database
-from lab.core.store.devices import Place, room_on, still_fits, take_hold
+from lab.core.store.devices import Place, still_fits, take_hold
 from lab.core.store.events import insert_events, progress_values
 from lab.core.store.limits import NO_LIMITS, Limits
 from lab.core.store.line import next_in_line
 from lab.core.store.losses import Losses
+from lab.core.store.offers import Offer
 from lab.core.store.queueing import NewJob, insert_job, job_with_key, promise_names
 from lab.core.store.rows import TERMINAL, JobRow, State
 from lab.core.store.schema import events, jobs
@@ -133,6 +134,7 @@ class Jobs(Losses):
         place: Place | None = None,
         only_short: bool = False,
         most_running: int = 0,
+        others: Sequence[Place] = (),
     ) -> JobRow | None:
         """Take the job that is next in the line of a lane (lab/core/line.py), by compare-and-swap.
 
@@ -143,16 +145,18 @@ class Jobs(Losses):
             place: the device that it must fit on, and that it holds from now on; None asks for none.
             only_short: takes short jobs only.
             most_running: of one owner in the lane at a time; 0 sets no limit.
+            others: further devices of the caller's, for a job that wants several: it gets all or none.
 
         Returns:
             The job, now running and held by the caller's lease; None when nothing waits.
         """
         following = next_in_line(lane, only_short=only_short, most_running=most_running)
         with self._db.write() as connection:
-            found = self._first_that_fits(connection, following, place, lane)
+            offer = Offer.of(connection, self._db.now, place, others, lane) if place else None
+            found = self._first_that_fits(connection, following, offer)
             if found is None:
                 return None
-            job_id, attempt, _ = found
+            job_id, attempt = found[:2]
             started = state_event("running", attempt + 1, device=device)
             values = {
                 "attempt": attempt + 1,
@@ -175,22 +179,22 @@ class Jobs(Losses):
                 )
             except Fenced:
                 return None  # another worker was faster; its bell or the reaper's rings again
-            if place is not None:
-                take_hold(connection, self._db.now, row, place)
+            if offer is not None:
+                take_hold(connection, self._db.now, row, offer.chosen(row.need_bytes, row.devices))
             return row
 
     def _first_that_fits(
-        self, connection: Connection, following: Select[Any], place: Place | None, lane: str
+        self, connection: Connection, following: Select[Any], offer: Offer | None
     ) -> Sequence[Any] | None:
-        """Return id, attempt and need of the first job that fits beside what runs on a device."""
-        if place is None:
+        """Return id, attempt, need and devices of the first job that fits beside what runs on a device."""
+        if offer is None:
             return connection.execute(following).first()
-        room = room_on(connection, self._db.now, place, lane)
-        found = connection.execute(following.where(jobs.c.need_bytes <= room)).first()
+        found = connection.execute(following.where(offer.is_enough)).first()
         if found is None:
-            tell_what_they_wait_for(connection, self._db.now, place, lane, room)
+            tell_what_they_wait_for(connection, self._db.now, offer)
             return None
-        fits = not found[2] or still_fits(connection, self._db.now, place, lane, found[2])
+        need, places = found[2], offer.chosen(found[2], found[3])
+        fits = not need or still_fits(connection, self._db.now, places, offer.lane, need)
         return found if fits else None
 
     def heartbeat(self, job_id: str, attempt: int) -> JobRow:

@@ -21,7 +21,7 @@ PACE_JOBS = 30
 
 
 def next_in_line(lane: str, *, only_short: bool = False, most_running: int = 0) -> Select[Any]:
-    """Select the job that is claimed next in a lane: its id, attempt and need_bytes.
+    """Select the job that is claimed next in a lane: its id, attempt, need_bytes and devices.
 
     Nothing while the lane is paused.
 
@@ -36,7 +36,7 @@ def next_in_line(lane: str, *, only_short: bool = False, most_running: int = 0) 
     people = _people(lane)
     is_paused = exists(select(pauses.c.lane).where(pauses.c.lane == lane))
     found = (
-        select(jobs.c.id, jobs.c.attempt, jobs.c.need_bytes)
+        select(jobs.c.id, jobs.c.attempt, jobs.c.need_bytes, jobs.c.devices)
         .join(people, people.c.owner == jobs.c.owner)
         .where((jobs.c.state == "queued") & (jobs.c.lane == lane) & ~is_paused)
     )

@@ -113,6 +113,7 @@ def insert_job(connection: Connection, now: Now, new: NewJob) -> JobRow:
         "result": {},
         "need": new.need.as_json(),
         "need_bytes": new.need.memory_bytes,
+        "devices": new.need.devices,
     }
     row = connection.execute(insert(jobs).values(values).returning(jobs)).mappings().one()
     queued = NewEvent("state", {"state": "queued", "attempt": 0, "why": ""})

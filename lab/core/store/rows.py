@@ -32,7 +32,8 @@ class JobRow:
 
     `waits_for` says what keeps a queued job from starting; `thrift` is 1 once its memory has run out and
     it is tried again in a smaller plan. `turn` orders its owner's waiting jobs; `expected_seconds` is what
-    its check expected, and `is_short` whether it may use the place that is kept for short jobs.
+    its check expected, and `is_short` whether it may use the place that is kept for short jobs. Of each of
+    its `devices` it needs `need_bytes`.
     """
 
     id: str
@@ -69,6 +70,7 @@ class JobRow:
     turn: float = 0.0
     expected_seconds: float | None = None
     is_short: bool = False
+    devices: int = 1
 
     @property
     def is_terminal(self) -> bool:

@@ -59,6 +59,7 @@ jobs = Table(
     Column("turn", Float, nullable=False, server_default="0"),
     Column("expected_seconds", Float),
     Column("is_short", Boolean, nullable=False, server_default=false()),
+    Column("devices", Integer, nullable=False, server_default="1"),
     UniqueConstraint("owner", "idem_key", name="jobs_owner_key"),
     Index("jobs_line", "lane", "state", "owner", "priority", "turn"),
     Index("jobs_served", "owner", "lane", "started"),
@@ -168,13 +169,14 @@ devices = Table(
 holds = Table(
     "holds",
     metadata,
-    Column("job_id", String(32), ForeignKey("jobs.id"), primary_key=True),
+    Column("job_id", String(32), ForeignKey("jobs.id"), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("lane", String(16), nullable=False),
     Column("host", String(255), nullable=False),
     Column("device", String(32), nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("since", Float, nullable=False),
+    PrimaryKeyConstraint("job_id", "device"),
     Index("holds_of_a_device", "host", "device"),
 )
-"""Which running attempt holds which device, and how much of its memory."""
+"""Which running attempt holds which devices, and how much of the memory of each."""

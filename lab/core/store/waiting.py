@@ -6,17 +6,18 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, select, update
 
 from lab.core.need import Need
 from lab.core.store.devices import KEPT_WORDS, Place, known_devices
+from lab.core.store.offers import Offer
 from lab.core.store.rows import DeviceRow
 from lab.core.store.schema import holds, jobs
 from lab.core.store.transitions import QUEUED, fail
+
+_TOLD = ("id", "attempt", "owner", "need", "need_bytes", "devices", "waits_for")
 
 MOST_TOLD = 50
 """So many waiting jobs are looked at in one go: what a page shows of a queue."""
 
 
-def tell_what_they_wait_for(
-    connection: Connection, now: ColumnElement[float], place: Place, lane: str, room_bytes: int
-) -> None:
+def tell_what_they_wait_for(connection: Connection, now: ColumnElement[float], offer: Offer) -> None:
     """Write into the jobs that don't fit beside what runs on a device what they wait for.
 
     One that needs more than the largest device of the lab has ends here, with what would make it fit.
@@ -24,13 +25,11 @@ def tell_what_they_wait_for(
     Args:
         connection: a writing transaction that found no job to claim.
         now: the database's clock.
-        place: the device that was offered.
-        lane: whose jobs it was offered to.
-        room_bytes: what the device has left; -1 while it rests.
+        offer: what they were offered, which was not enough.
     """
     waiting = connection.execute(
-        select(jobs.c.id, jobs.c.attempt, jobs.c.owner, jobs.c.need, jobs.c.need_bytes, jobs.c.waits_for)
-        .where((jobs.c.state == "queued") & (jobs.c.lane == lane) & (jobs.c.need_bytes > room_bytes))
+        select(*(jobs.c[name] for name in _TOLD))
+        .where((jobs.c.state == "queued") & (jobs.c.lane == offer.lane) & ~offer.is_enough)
         .order_by(jobs.c.created)
         .limit(MOST_TOLD)
         .with_for_update(skip_locked=True)
@@ -38,7 +37,7 @@ def tell_what_they_wait_for(
     rows = waiting.all()
     if not rows:
         return
-    known = known_devices(connection, now)
+    known, place = known_devices(connection, now), offer.place
     device = next((one for one in known if (one.host, one.name) == (place.host, place.device)), None)
     largest = max(known, key=lambda one: one.total_bytes, default=None)
     others = _holders(connection, place)
@@ -59,6 +58,9 @@ def _holders(connection: Connection, place: Place) -> Sequence[RowMapping]:
 
 def _words(row: RowMapping, device: DeviceRow, others: Sequence[RowMapping]) -> str:
     """Say what a job waits for; of another person's job no more than its kind."""
+    if row["devices"] > 1:
+        each = f" with {_size(row['need_bytes'])} free on each" if row["need_bytes"] else ""
+        return f"waits for {row['devices']} devices of one host at once{each}"
     if device.rests:
         return f"waits for {device.short}, which failed and is tried again within a minute"
     held = [f"{_size(one['bytes'])} by {_name_to(row, one)}" for one in others]

@@ -22,7 +22,8 @@ from lab.ui.words import listed
 
 _KNOBS = ("rank", "learning_rate", "epochs", "max_steps", "full_model")
 _A_ROW = 5
-_OWN = ("kind", "model", "dataset", "name", "method")
+_SEVERAL = "devices"
+_OWN = ("kind", "model", "dataset", "name", "method", _SEVERAL)
 
 
 def build(services: Services) -> None:
@@ -43,10 +44,12 @@ def build(services: Services) -> None:
             )
         with gr.Row():
             knobs = form.make_form({one: services.fields(TuneSpec)[one] for one in _KNOBS})
+        with gr.Row(visible=False) as several_row:
+            several = form.make_form({_SEVERAL: services.fields(TuneSpec)[_SEVERAL]})
         with gr.Accordion("More settings", open=False, elem_classes="lab-accordion"):
             rest = _lay_out_rest(services)
         recipe, use_recipe, recipe_line = _lay_out_recipe()
-    page.form = form.Form((*knobs.controls, *rest))
+    page.form = form.Form((*knobs.controls, *several.controls, *rest))
     with gr.Column(elem_classes="lab-panel"):
         estimate = widgets.picture(elem_id="lab-tune-estimate")
         start = gr.Button("Start fine-tuning", variant="primary", elem_id="lab-tune-start", interactive=False)
@@ -65,6 +68,7 @@ def build(services: Services) -> None:
         show_progress="hidden",
     )
     when_page_opens(page.open, None, [model, choices], "tune_open")
+    when_page_opens(page.offer_devices, None, [several_row], "tune_devices")
     models = Part(page.choices, [choices], [model, choices])
     every(timer, [models, bind_preview(model), Part(learning.draw, *learning.wires)], "tune_tick")
     started = start.click(
@@ -162,6 +166,10 @@ class _Finetune:
         wanted = request.query_params.get("base", "")
         value = wanted if wanted in names else (names[0] if names else None)
         return gr.Dropdown(choices=names, value=value), only_changed((), names)[-1]
+
+    def offer_devices(self) -> Any:
+        """Ask how many devices are to train together only where a job can have more than one."""
+        return gr.Row(visible=self.services.store.devices.together() > 1)
 
     def choices(self, seen: Any, request: gr.Request) -> tuple[Any, ...]:
         """Offer models that came or went; what is chosen stays, and the first one is chosen when it comes."""

@@ -1,6 +1,6 @@
-"""The further processes of a fine-tune (`python -m lab.tune.helper`): each computes on a device of its own.
+"""The further processes of a fine-tune (`python -m lab.tune.companion`), each on a device of its own.
 
-A helper reads its errand from standard input, follows the leader step by step and saves nothing. It
+A companion reads its errand from standard input, follows the leader step by step and saves nothing. It
 knows no database, and dies with the leader, whatever either of them is doing at that moment.
 """
 
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 from lab.core.settings import enter_child_environment
@@ -19,29 +20,22 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Do one errand. Never returns: nothing of this process is worth tidying up."""
+    """Do one errand. The exit code says where memory ran out; any other but 0 that we were lost."""
     enter_child_environment()
     errand = Errand.from_line(sys.stdin.buffer.readline())
     _die_with(errand.leader)
-    code = 1
     try:
         _follow(errand)
-        code = 0
-    except Exception as error:
-        print(f"Process {errand.rank + 1} of {errand.size}: {error}", file=sys.stderr)  # noqa: T201  the job's log
-        code = _code_of(error)
-        raise
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if code != 1:
-            os._exit(code)
+    except (RuntimeError, MemoryError) as error:
+        from lab.models.runtime import is_out_of_memory
 
-
-def _code_of(error: Exception) -> int:
-    from lab.models.runtime import is_out_of_memory
-
-    return OUT_OF_MEMORY if is_out_of_memory(error) else 1
+        if not is_out_of_memory(error):
+            raise
+        traceback.print_exc()
+        sys.exit(OUT_OF_MEMORY)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # nothing of this process is worth tidying up
 
 
 def _die_with(leader: int) -> None:
