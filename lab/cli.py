@@ -40,6 +40,7 @@ from lab.models.backup import Tally, back_up
 from lab.models.backup import restore as bring_back
 from lab.models.catalog import Catalog, PathShelf
 from lab.models.source import Source
+from lab.models.spec import ImportSpec
 from lab.models.starter import default_cache, fetch_wheel
 from lab.models.storeroom import Storeroom
 from lab.score.spec import ScoreSpec
@@ -139,6 +140,9 @@ def parser() -> argparse.ArgumentParser:
     sub = command("tune", tune, "Fine-tune as a spec exported from the Fine-tune page says.")
     sub.add_argument("spec", type=Path, metavar="SPEC.yaml")
     sub.add_argument("out", type=Path, metavar="OUT_DIR")
+    sub = command("import", bring_in, "Check a model's folder, or read a GGUF file, and write it in place.")
+    sub.add_argument("path", metavar="PATH")
+    sub.add_argument("out", type=Path, metavar="OUT_DIR")
     sub = command("compare", compare, "Have models answer the same prompts.")
     _add_models(sub)
     asked = sub.add_mutually_exclusive_group(required=True)
@@ -201,6 +205,12 @@ def tune(desk: Desk) -> None:
     out: Path = desk.args.out
     spec = tune_recipe.read_recipe(_text_of(desk.args.spec), name=_name_for(out))
     _make_models(desk, spec, out)
+
+
+def bring_in(desk: Desk) -> None:
+    """Import a folder in Hugging Face layout or a GGUF file."""
+    out: Path = desk.args.out
+    _make_models(desk, ImportSpec(path=desk.args.path, name=_name_for(out)), out)
 
 
 def compare(desk: Desk) -> None:

@@ -1,17 +1,19 @@
-"""Brings a folder of this machine into the catalog: checked, copied, and every weight looked at.
+"""Brings a folder of this machine, or a GGUF file, into the catalog: checked, copied, every weight looked at.
 
 `check` reads headers and configs only; `run` runs in a job's process.
 """
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from lab.core.errors import BadInput
 from lab.core.job import Job, NewModel, Outcome, Shelf
 from lab.models.catalog import expanded
 from lab.models.config import is_adapter, read_adapter_config
-from lab.models.headers import INDEX_FILE, read_headers
+from lab.models.ggufimport import check_gguf, convert_gguf, gguf_of
+from lab.models.headers import INDEX_FILE, TensorInfo, read_headers
 from lab.models.inspection import ModelFacts, check_adapter_fits, check_model_folder
 from lab.models.publish import full_disk_is_failure
 from lab.models.spec import ImportSpec
@@ -49,9 +51,10 @@ def check(spec: ImportSpec, shelf: Shelf) -> ModelFacts:
         BadInput: it can't be imported; names file, tensor and reason.
     """
     folder = expanded(spec.path)
+    packed = gguf_of(folder)
     try:
-        facts = check_model_folder(folder)
-        if is_adapter(folder):
+        facts = check_gguf(packed) if packed else check_model_folder(folder)
+        if not packed and is_adapter(folder):
             check_adapter_fits(folder, _base(spec, folder, shelf)[1])
     except BadInput as error:
         raise error if error.field else error.at("path") from None
@@ -74,6 +77,11 @@ def run(spec: ImportSpec, job: Job) -> Outcome:
     """
     check(spec, job)
     source, folder = expanded(spec.path), job.folder / "model"
+    if packed := gguf_of(source):
+        with full_disk_is_failure(f"importing {spec.name}"):
+            facts = convert_gguf(packed, folder, job, check_architecture)
+        new = NewModel(spec.name, folder, "base", (), f"imported from {facts['source']}", facts)
+        return Outcome((new,), {"model": spec.name})
     with full_disk_is_failure(f"copying {spec.name}"):
         _copy_all(source, folder, job)
     facts = {"licence": licence_of(folder), "origin": str(source)}
@@ -163,8 +171,12 @@ def _look_at_weights(folder: Path, job: Job) -> None:
         check_architecture(folder)
 
 
-def check_architecture(folder: Path) -> None:
+def check_architecture(folder: Path, tensors: Mapping[str, TensorInfo] | None = None) -> None:
     """Compare the tensors with those of the architecture as transformers builds it.
+
+    Args:
+        folder: where config.json is.
+        tensors: what there is; the folder's own when None.
 
     Raises:
         BadInput: transformers doesn't know it, or expects a tensor that is missing or has another shape.
@@ -182,7 +194,7 @@ def check_architecture(folder: Path) -> None:
             "The lab works with architectures that transformers has.",
             "Check the file, or choose another model.",
         ) from None
-    have = read_headers(folder)
+    have = read_headers(folder) if tensors is None else tensors
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     for name, weight in model.state_dict().items():
         if name not in have and name not in tied:

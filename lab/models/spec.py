@@ -27,17 +27,20 @@ class StarterSpec(JobSpec):
 
 
 class ImportSpec(JobSpec):
-    """Copy a folder of this machine into the catalog, after the checks.
+    """Copy a folder of this machine into the catalog, or read a GGUF file back into one, after the checks.
 
     Attributes:
-        path: a folder in Hugging Face layout.
+        path: a folder in Hugging Face layout, or a GGUF file.
         name: what the model is called in the lab.
         base: for an adapter, the model of the lab that it belongs to; None asks the adapter itself.
     """
 
     kind: Literal["import"] = "import"
     path: Annotated[
-        str, Field(min_length=1, max_length=4096, description="Folder with config and safetensors")
+        str,
+        Field(
+            min_length=1, max_length=4096, description="Folder with config and safetensors, or a GGUF file"
+        ),
     ]
     name: Annotated[LabName, Field(description="Name in the lab")]
     base: Annotated[LabName | None, Field(description="For an adapter: the lab's model it adapts")] = None

@@ -51,7 +51,9 @@ def build(services: Services) -> None:
 
 def _add_folder(services: Services) -> None:
     """Lay out the form that brings a folder of this machine into the lab."""
-    with gr.Accordion("Add a model from a folder", open=False, elem_classes=["lab-panel", "lab-adding"]):
+    with gr.Accordion(
+        "Add a model from a folder or a GGUF file", open=False, elem_classes=["lab-panel", "lab-adding"]
+    ):
         fields = {name: info for name, info in ImportSpec.model_fields.items() if name != "kind"}
         with gr.Row():
             shown = form.make_form(fields)
@@ -76,7 +78,7 @@ class _Adder:
             spec = ImportSpec.model_validate(self.shown.values(given))
             job = self.services.desk.submit(spec, self.services.who(request).name, uuid.uuid4().hex)
             done = widgets.note(
-                f"{job.title}: the folder looks right and is being copied. It appears above when it is done."
+                f"{job.title}: it looks right and is being copied. It appears above when it is done."
             )
         except (ValidationError, LabError) as error:
             problems = problems_of(error)
