@@ -137,6 +137,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("config", type=Path, metavar="CONFIG.yaml")
     sub.add_argument("out", type=Path, metavar="OUT_DIR")
     sub.add_argument("--seed", type=int, metavar="N", help="of methods that draw at random; the file's or 0")
+    sub.add_argument(
+        "--keep-intermediates",
+        action="store_true",
+        help="of a recipe of several documents, keep every merge: OUT_DIR holds a folder for each",
+    )
     sub = command("tune", tune, "Fine-tune as a spec exported from the Fine-tune page says.")
     sub.add_argument("spec", type=Path, metavar="SPEC.yaml")
     sub.add_argument("out", type=Path, metavar="OUT_DIR")
@@ -194,7 +199,12 @@ def _add_models(sub: argparse.ArgumentParser) -> None:
 def merge(desk: Desk) -> None:
     """Merge as a mergekit YAML file says; models are folders or names of the lab."""
     out: Path = desk.args.out
-    spec = read_recipe(_text_of(desk.args.config), name=_name_for(out), tell=desk.voice.say)
+    spec = read_recipe(
+        _text_of(desk.args.config),
+        name=_name_for(out),
+        tell=desk.voice.say,
+        keep_intermediates=desk.args.keep_intermediates,
+    )
     if desk.args.seed is not None:
         spec = MergeSpec.model_validate({**spec.model_dump(), "seed": desk.args.seed})
     _make_models(desk, spec, out)

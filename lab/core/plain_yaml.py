@@ -4,7 +4,7 @@ Aliases, tags, dates and keys given twice are not read, so a small text can't be
 a typing mistake can't hide another.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import yaml
@@ -18,11 +18,25 @@ def read_yaml(text: str) -> Any:
     Raises:
         ValueError: it is no such text; the message says why and where, as a part of a sentence.
     """
+    return _loaded(text, lambda: yaml.load(text, _Loader))  # noqa: S506  it is a safe loader, made stricter
+
+
+def read_yaml_documents(text: str) -> list[Any]:
+    """Read the documents of a YAML text, divided by lines of ---; empty ones are left out.
+
+    Raises:
+        ValueError: as `read_yaml`.
+    """
+    documents = _loaded(text, lambda: list(yaml.load_all(text, _Loader)))
+    return [document for document in documents if document is not None]
+
+
+def _loaded(text: str, load: Callable[[], Any]) -> Any:
     size = len(text.encode("utf-8", "replace"))
     if size > MOST_BYTES:
         raise ValueError(f"it has {size:,} bytes; at most {MOST_BYTES:,} are read")
     try:
-        return yaml.load(text, _Loader)  # noqa: S506  it is a safe loader, made stricter
+        return load()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise ValueError(f"{error.problem}{f', line {mark.line + 1}' if mark else ''}") from None

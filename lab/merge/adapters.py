@@ -76,6 +76,7 @@ def adapter_plan(spec: MergeSpec, plan: MergePlan, models: Mapping[str, Ingredie
             needs whole models.
     """
     _refuse_method(spec)
+    _refuse_whole_models(spec)
     _refuse_first_pass(plan)
     adapters = [models[source.model] for source in spec.models if source.model != spec.base_model]
     for place, adapter in enumerate(adapters):
@@ -124,6 +125,18 @@ def _refuse_method(spec: MergeSpec) -> None:
             "List the adapters under models, or let the result be a full model.",
             field="slices",
         )
+
+
+def _refuse_whole_models(spec: MergeSpec) -> None:
+    """Refuse what only a full model has: a vocabulary, a chat template, merges on the way to it."""
+    for field in ("tokenizer", "chat_template", "intermediates"):
+        if getattr(spec, field):
+            raise BadInput(
+                f"The recipe has {field}.",
+                "An adapter takes its vocabulary and template from its base, and is merged from adapters.",
+                "Take it out, or let the result be a full model.",
+                field=field,
+            )
 
 
 def _refuse_first_pass(plan: MergePlan) -> None:

@@ -4,16 +4,21 @@ Reads no weight, but for the samples of a remark. The page shows what it returns
 the field at fault.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from lab.core.errors import BadInput
 from lab.core.job import Shelf
 from lab.merge.adapters import adapter_plan
+from lab.merge.chat_template import check_template
 from lab.merge.draws import Draws
 from lab.merge.ingredients import Ingredient, read_ingredient
 from lab.merge.patching import remarks_on
-from lab.merge.plan import MergePlan, plan_of
+from lab.merge.plan import MergePlan, donor_of, plan_of
 from lab.merge.spec import MergeSpec
+from lab.merge.steps import planned
+from lab.merge.vocabulary import plan_vocabulary
 from lab.models.lazytorch import torch
 
 ROOM_FOR_SMALL_FILES = 64 << 20
@@ -27,7 +32,8 @@ def check(spec: MergeSpec, shelf: Shelf) -> MergePlan:
         BadInput: names the field, what we saw, what we expected and what to do.
     """
     plan = prepare(spec, shelf)
-    need, have = int(plan.size_bytes * 1.2) + ROOM_FOR_SMALL_FILES, shelf.free_disk_bytes()
+    size = plan.size_bytes + sum(step.size_bytes for step in plan.before)
+    need, have = int(size * 1.2) + ROOM_FOR_SMALL_FILES, shelf.free_disk_bytes()
     if need > have:
         raise BadInput(
             f"The result takes up to {need / 1e9:.2f} GB and the disk has {have / 1e9:.2f} GB free.",
@@ -38,23 +44,55 @@ def check(spec: MergeSpec, shelf: Shelf) -> MergePlan:
     return plan
 
 
-def prepare(spec: MergeSpec, shelf: Shelf) -> MergePlan:
+def prepare(spec: MergeSpec, shelf: Shelf, work: Path | None = None) -> MergePlan:
     """Read the models' headers and return the plan; the part of `check` that a running job repeats.
+
+    Args:
+        spec: the merge.
+        shelf: where models are found.
+        work: where the steps before it are made, a folder for each.
 
     Raises:
         BadInput: the models or the settings don't fit.
     """
-    models = {}
-    for ref in spec.models_used():
+    made: dict[str, Ingredient] = {}
+    before = []
+    for step in spec.intermediates:
         try:
-            models[ref] = read_ingredient(ref, shelf)
+            plan = _plan(step, shelf, made)
         except BadInput as error:
-            raise error.at(field_of(spec, ref)) from error
+            raise error.at(f"{step.name}.{error.field}" if error.field else step.name) from error
+        before.append(plan)
+        made[step.name] = planned(step.name, plan, (work or Path()) / step.name)
+    return replace(_plan(spec, shelf, made), before=tuple(before))
+
+
+def _plan(spec: MergeSpec, shelf: Shelf, made: Mapping[str, Ingredient]) -> MergePlan:
+    """Plan one merge; `made` are the results of those before it."""
+    models, extras = {}, {}
+    for ref in spec.references():
+        models[ref] = _found(ref, shelf, made, field_of(spec, ref))
+    for ref in spec.tokenizer.models() if spec.tokenizer else ():
+        if ref not in models:
+            extras[ref] = _found(ref, shelf, made, "tokenizer")
     _same_family(spec, models)
-    plan = plan_of(spec, models)
+    vocabulary = None
+    if spec.tokenizer:
+        donor = donor_of(spec, models)
+        vocabulary = plan_vocabulary(spec.tokenizer, models | extras, donor, spec.base_model, extras)
+    if spec.chat_template:
+        check_template(spec.chat_template)
+    plan = plan_of(spec, models, vocabulary)
     _probe(spec, plan)
     plan = replace(plan, remarks=remarks_on(plan))
     return adapter_plan(spec, plan, models) if spec.result == "adapter" else plan
+
+
+def _found(ref: str, shelf: Shelf, made: Mapping[str, Ingredient], field: str) -> Ingredient:
+    try:
+        return read_ingredient(ref, shelf, made)
+    except BadInput as error:
+        raise error.at(field) from error
 
 
 def field_of(spec: MergeSpec, ref: str) -> str:
@@ -83,11 +121,12 @@ def _same_family(spec: MergeSpec, models: dict[str, Ingredient]) -> None:
                 "Choose fine-tunes of the same base.",
                 field=field,
             )
-        if model.config.vocab != first.config.vocab:
+        if model.config.vocab != first.config.vocab and not spec.tokenizer:
             raise BadInput(
                 f"{ref} has a vocabulary of {model.config.vocab:,}, {first.ref} of {first.config.vocab:,}.",
-                "Embeddings are merged row by row, so all vocabularies have the same size.",
-                "Choose models that share a tokenizer.",
+                "Without a tokenizer setting embeddings are merged row by row, so all have the same size.",
+                "Set the tokenizer: `tokenizer_source: union` keeps every model's tokens, `tokenizer_source: "
+                "base` only the base's. Or choose models that share a tokenizer.",
                 field=field,
             )
         if model.config.hidden != first.config.hidden:

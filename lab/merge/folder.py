@@ -5,41 +5,55 @@ Knows Hugging Face's layout; reads no weight.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from lab.merge.chat_template import write_template
 from lab.merge.plan import MergePlan
 from lab.merge.recipe import write_recipe
 from lab.merge.spec import MergeSpec
+from lab.merge.tokenizer_files import copy_tokenizer, write_tokenizer
+from lab.merge.vocabulary import VocabularyPlan
 
-COPIED = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-    "LICENSE",
-)
-"""Files that the result takes from the base, or else from the first model."""
+COPIED = ("generation_config.json", "LICENSE")
+"""Files that the result takes from the base, or else from the first model, besides the tokenizer's."""
 
+_TOKEN_NUMBERS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer")
 
 
-def write_companions(spec: MergeSpec, plan: MergePlan, folder: Path) -> None:
-    """Write everything but the weights into the result's folder."""
+def write_companions(
+    spec: MergeSpec, plan: MergePlan, folder: Path, tell: Callable[[str], None] = lambda _: None
+) -> None:
+    """Write everything but the weights into the result's folder; `tell` hears what was chosen."""
     for name in COPIED:
         file = plan.donor.folder / name
         if file.is_file():
             shutil.copyfile(file, folder / name)
+    if plan.vocabulary:
+        write_tokenizer(plan.vocabulary, plan.vocabulary.models, folder)
+        _renumber(folder / COPIED[0], plan.vocabulary)
+    else:
+        copy_tokenizer(plan.donor.folder, folder)
+    write_template(spec.chat_template, plan.folders, folder, tell)
     (folder / "config.json").write_text(json.dumps(config_of(plan), indent=2) + "\n", "utf-8")
     recipe = write_recipe(spec)
     (folder / "mergekit_config.yml").write_text(recipe, "utf-8")
     (folder / "README.md").write_text(card(spec, plan, recipe), "utf-8")
+
+
+def _renumber(file: Path, vocabulary: VocabularyPlan) -> None:
+    """Let generation end and pad with the tokens of the tokenizer that the result has."""
+    if file.is_file():
+        settings = json.loads(file.read_text("utf-8"))
+        file.write_text(json.dumps(settings | _token_numbers(settings, vocabulary), indent=2) + "\n", "utf-8")
+
+
+def _token_numbers(settings: Mapping[str, Any], vocabulary: VocabularyPlan) -> dict[str, Any]:
+    theirs = vocabulary.donor.raw
+    return {key: theirs[key] for key in _TOKEN_NUMBERS if key in theirs and key in settings}
 
 
 def config_of(plan: MergePlan) -> dict[str, Any]:
@@ -55,6 +69,8 @@ def config_of(plan: MergePlan) -> dict[str, Any]:
             config[key] = [_entry(model.raw, key, layer) for model, layer in plan.layer_origins]
         elif key in _LAYER_COUNTS:
             config[key] = plan.layers
+    if plan.vocabulary:
+        config |= {"vocab_size": plan.vocab, **_token_numbers(config, plan.vocabulary)}
     config["tie_word_embeddings"] = plan.tied
     config.pop("torch_dtype", None)
     config["dtype"] = plan.dtype
@@ -79,12 +95,32 @@ The method is `{plan.method.name}` ({plan.method.source}). Arithmetic was float3
 
 {parents}
 
-## Recipe
+{vocabulary_words(plan.vocabulary)}## Recipe
 
 It is kept beside this file as `mergekit_config.yml`.
 
 ```yaml
 {recipe}```
+"""
+
+
+def vocabulary_words(plan: VocabularyPlan | None) -> str:
+    """Return the card's section on the vocabulary; "" where it is the donor's as it is."""
+    if plan is None:
+        return ""
+    rows = "\n".join(
+        f"| {' | '.join(str(getattr(one, column.name)) for column in fields(one))} |" for one in plan.tally
+    )
+    notes = "".join(f"\n- {note}" for note in plan.notes)
+    return f"""## Vocabulary
+
+It starts from the tokenizer of {plan.donor.ref}; {len(plan.new)} tokens were added to it.
+
+| model | tokens | kept | dropped | rows from one other model | rows that are a mean | rows of zeros |
+|---|---|---|---|---|---|---|
+{rows}
+{notes}
+
 """
 
 

@@ -6,7 +6,7 @@ the three lie.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import sqrt
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from lab.core.errors import BadInput, NotFound
 from lab.core.job import Shelf
+from lab.merge.reference import find
 from lab.models.config import (
     ModelConfig,
     is_adapter,
@@ -22,6 +23,7 @@ from lab.models.config import (
     read_model_config,
 )
 from lab.models.headers import TensorInfo, read_headers, refuse
+from lab.models.vocabulary import Vocabulary
 
 HEAD = "lm_head.weight"
 EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight")
@@ -57,6 +59,8 @@ class Ingredient:
         tensors: where each tensor lies.
         folds: of an adapter, what is added to which tensor.
         parents: of an adapter its base's name.
+        vocabulary: of a model that is yet to be made, its tokens; None to read them in a folder.
+        tokenizer_folder: where to read them, if not in its own folder.
     """
 
     ref: str
@@ -66,6 +70,8 @@ class Ingredient:
     tensors: Mapping[str, TensorInfo]
     folds: Mapping[str, Fold] = field(default_factory=dict)
     parents: tuple[str, ...] = ()
+    vocabulary: Vocabulary | None = None
+    tokenizer_folder: Path | None = None
 
     @cached_property
     def layers(self) -> dict[int, dict[str, str]]:
@@ -90,13 +96,25 @@ class Ingredient:
         return None
 
 
-def read_ingredient(ref: str, shelf: Shelf) -> Ingredient:
+def read_ingredient(ref: str, shelf: Shelf, made: Mapping[str, "Ingredient"] | None = None) -> Ingredient:
     """Read headers and configs of one model, and of its base where it is an adapter.
+
+    Args:
+        ref: the model, as the recipe spells it.
+        shelf: where names become places.
+        made: models that the recipe itself makes, by name.
 
     Raises:
         BadInput: there is no such model, or it can't be merged; says why.
     """
-    folder = shelf.model(ref)
+    made = made or {}
+    if ref in made:
+        return made[ref]
+    reference = find(ref, shelf)
+    if reference.adapter:
+        base = made.get(reference.model) or read_ingredient(reference.model, shelf)
+        return _overlaid(ref, shelf.model(reference.adapter), base)
+    folder = shelf.model(reference.model)
     if is_adapter(folder):
         return _adapter(ref, folder, shelf)
     tensors = read_headers(folder)
@@ -121,16 +139,33 @@ def _adapter(ref: str, folder: Path, shelf: Shelf) -> Ingredient:
             "Add the base model first, or make a full model of the adapter.",
         ) from None
     if is_adapter(base_folder):
+        raise _adapter_of_adapter(ref, base_ref)
+    return _overlaid(ref, folder, read_ingredient(base_ref, shelf))
+
+
+def _adapter_of_adapter(ref: str, base_ref: str) -> BadInput:
+    return BadInput(
+        f"{ref} is an adapter of {base_ref}, which is an adapter itself.",
+        "The base of an adapter is a full model.",
+        f"Make a full model of {base_ref} first.",
+    )
+
+
+def _overlaid(ref: str, folder: Path, base: Ingredient) -> Ingredient:
+    """Lay an adapter over the model that it is used with."""
+    if not is_adapter(folder):
         raise BadInput(
-            f"{ref} is an adapter of {base_ref}, which is an adapter itself.",
-            "The base of an adapter is a full model.",
-            f"Make a full model of {base_ref} first.",
+            f"{ref} has {folder.name} after the +, which is no adapter.",
+            "model+adapter lays an adapter over a model.",
+            "Name a folder with an adapter_config.json there, or merge the two models.",
         )
-    base = read_ingredient(base_ref, shelf)
+    if base.folds:
+        raise _adapter_of_adapter(ref, base.ref)
+    read_adapter_config(folder)
     settings = read_json(folder / "adapter_config.json")
     _refuse_variants(ref, settings)
     tensors, folds = _overlay(base, read_headers(folder), settings)
-    return Ingredient(ref, base.folder, base.config, base.raw, tensors, folds, (base_ref,))
+    return replace(base, ref=ref, tensors=tensors, folds=folds, parents=(base.ref,))
 
 
 def _refuse_variants(ref: str, settings: Mapping[str, Any]) -> None:

@@ -67,6 +67,15 @@ def value_for(
     return default
 
 
+def over(narrow: Mapping[str, object], wide: Mapping[str, object]) -> dict[str, object]:
+    """Lay the settings of one level over those of the next, as unchecked values of a recipe.
+
+    Where filters of the narrow level leave tensors over, the wide level's value counts for them.
+    """
+    both = {name: [*_filters(narrow[name]), *_filters(wide[name])] for name in narrow if name in wide}
+    return {**wide, **narrow, **{name: value for name, value in both.items() if _is_open(narrow[name])}}
+
+
 def place_of(layer: int, layers: int) -> float:
     """Return where a layer lies within its slice: 0 for the first, 1 for the last (and for an only one)."""
     return layer / (layers - 1) if layers > 1 else 1.0
@@ -109,3 +118,16 @@ def _on_gradient(values: tuple[Scalar, ...], place: float) -> Scalar:
     if isinstance(here, bool | str) or isinstance(there, bool | str):
         return here
     return here + (there - here) * (at - low)
+
+
+def _is_open(value: object) -> bool:
+    """Whether a recipe's value leaves some tensors to the next level."""
+    filters = (
+        [item.get("filter") for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    )
+    return bool(filters) and not {None, "*"} & set(filters)
+
+
+def _filters(value: object) -> list[object]:
+    is_filters = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    return list(value) if is_filters and isinstance(value, list) else [{"value": value}]

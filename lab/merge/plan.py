@@ -4,9 +4,10 @@ The check before submitting and the engine use the same plan. Reads no weight.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from lab.core.errors import BadInput
@@ -14,6 +15,7 @@ from lab.merge.ingredients import EMBEDDINGS, HEAD, Ingredient
 from lab.merge.parameters import Scalar, place_of, value_for
 from lab.merge.registry import MergeMethod, merge_methods
 from lab.merge.spec import MergeSpec, Slice, Source
+from lab.merge.vocabulary import Relayout, VocabularyPlan, has_vocabulary
 from lab.models.headers import ITEM_BYTES, TensorInfo
 
 FLOATS = ("F16", "BF16", "F32", "F64")
@@ -50,6 +52,8 @@ class OutputTensor:
         weights: each input's weight; ones where the method has none.
         knobs: the method's knobs, by argument name.
         copied: whether it is not merged but copied: no floating point numbers.
+        relayout: of a tensor with a row for each token, where the rows come from; None leaves them in place.
+        lenders: the same tensor in the models that lend rows to others.
     """
 
     name: str
@@ -60,6 +64,8 @@ class OutputTensor:
     weights: tuple[float, ...]
     knobs: Mapping[str, Any]
     copied: bool = False
+    relayout: Relayout | None = None
+    lenders: tuple[Part, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -86,6 +92,9 @@ class MergePlan:
         parents: names of the models it comes from, base first.
         seed: of the method's random numbers.
         remarks: what else to know before it is made, in sentences.
+        vocabulary: the result's own, where the recipe asks for one; None keeps the donor's.
+        before: what is made first, in order.
+        folders: of the models, the donor's first; for their chat templates.
     """
 
     method: MergeMethod
@@ -97,6 +106,14 @@ class MergePlan:
     parents: tuple[str, ...]
     seed: int = 0
     remarks: tuple[str, ...] = ()
+    vocabulary: VocabularyPlan | None = None
+    before: tuple["MergePlan", ...] = ()
+    folders: tuple[Path, ...] = ()
+
+    @property
+    def vocab(self) -> int:
+        """How many rows the result's embedding has."""
+        return self.vocabulary.relayout.total if self.vocabulary else self.donor.config.vocab
 
     @cached_property
     def parameters(self) -> int:
@@ -119,11 +136,15 @@ class MergePlan:
 
     @cached_property
     def seconds(self) -> float:
-        """About how long the merge takes on one core."""
+        """About how long the merge takes on one core, with all that is made before it."""
         read = sum(tensor.elements * len(tensor.inputs) for tensor in self.tensors)
         return (
-            START_SECONDS + read * self.method.nanoseconds * 1e-9 + self.size_bytes / WRITTEN_BYTES_PER_SECOND
-        ) + self.first_seconds
+            START_SECONDS
+            + read * self.method.nanoseconds * 1e-9
+            + self.size_bytes / WRITTEN_BYTES_PER_SECOND
+            + self.first_seconds
+            + sum(plan.seconds for plan in self.before)
+        )
 
     @cached_property
     def first_seconds(self) -> float:
@@ -152,18 +173,21 @@ class MergePlan:
         return f"{self.size_words}, about {time}"
 
 
-def plan_of(spec: MergeSpec, models: Mapping[str, Ingredient]) -> MergePlan:
+def plan_of(
+    spec: MergeSpec, models: Mapping[str, Ingredient], vocabulary: VocabularyPlan | None = None
+) -> MergePlan:
     """Work out every tensor of the result.
 
     Args:
         spec: the merge.
-        models: every model that it uses, by name.
+        models: every model that it uses, by reference.
+        vocabulary: the result's own, where it has one.
 
     Raises:
         BadInput: the models don't fit each other or the layer ranges; names the field and the tensor.
     """
-    drafts = [_Draft(spec, models, part, place) for place, part in enumerate(spec.parts())]
-    donor = models[spec.base_model] if spec.base_model else drafts[0].sources[0][1]
+    drafts = [_Draft(spec, models, vocabulary, place) for place in range(len(spec.parts()))]
+    donor = donor_of(spec, models)
     tied = all(model.config.tied for model in models.values())
     outer = _outer_names(donor, models.values(), tied)
     before = [name for name in outer if any(word in name for word in _BEFORE_LAYERS)]
@@ -182,15 +206,29 @@ def plan_of(spec: MergeSpec, models: Mapping[str, Ingredient]) -> MergePlan:
         tuple(origins),
         tied,
         spec.models_used(),
-        spec.seed,
+        seed=spec.seed,
+        vocabulary=vocabulary,
+        folders=(donor.folder, *(model.folder for model in models.values() if model is not donor)),
     )
+
+
+def donor_of(spec: MergeSpec, models: Mapping[str, Ingredient]) -> Ingredient:
+    """Return the model whose config the result takes: the base, or else the first."""
+    return models[spec.base_model or spec.parts()[0].sources[0].model]
 
 
 class _Draft:
     """One slice of a merge while its tensors are worked out."""
 
-    def __init__(self, spec: MergeSpec, models: Mapping[str, Ingredient], part: Slice, place: int) -> None:
-        self._spec, self._part = spec, part
+    def __init__(
+        self,
+        spec: MergeSpec,
+        models: Mapping[str, Ingredient],
+        vocabulary: VocabularyPlan | None,
+        place: int,
+    ) -> None:
+        part: Slice = spec.parts()[place]
+        self._spec, self._part, self._vocabulary = spec, part, vocabulary
         self._method = merge_methods[spec.method]
         self.path = f"slices.{place}.sources" if spec.slices else "models"
         self._ranges = [self._range(source, models[source.model], i) for i, source in enumerate(part.sources)]
@@ -281,13 +319,23 @@ class _Draft:
         )
         base = self._part_of(self._base, base_name) if self._base is not None else None
         every = (*inputs, base) if base else inputs
-        _check_shapes(name, every, self.path)
+        relaid = self._vocabulary if self._vocabulary and has_vocabulary(name) else None
+        lenders = (
+            tuple(self._part_of(relaid.models[ref], name) for ref in relaid.relayout.lenders)
+            if relaid
+            else ()
+        )
+        _check_shapes(name, (*every, *lenders), self.path, but_rows=relaid is not None)
         copied = _is_copied(name, every)
         weights = tuple(self._weight(i, tensor, place) for i, tensor in enumerate(names))
         knobs = {} if copied else self._knobs(name, names, place)
-        return OutputTensor(
+        tensor = OutputTensor(
             name, self._dtype(every), inputs[0].info.shape, inputs, base, weights, knobs, copied
         )
+        if relaid is None:
+            return tensor
+        shape = (relaid.relayout.total, *tensor.shape[1:])
+        return replace(tensor, shape=shape, relayout=relaid.relayout, lenders=lenders)
 
     def _part_of(self, model: Ingredient, tensor: str) -> Part:
         found = model.tensor(tensor)
@@ -357,8 +405,8 @@ def _lacks(model: Ingredient, tensor: str, path: str) -> BadInput:
     )
 
 
-def _check_shapes(name: str, parts: Sequence[Part], path: str) -> None:
-    shapes = {part.model.ref: part.info.shape for part in parts}
+def _check_shapes(name: str, parts: Sequence[Part], path: str, *, but_rows: bool = False) -> None:
+    shapes = {part.model.ref: part.info.shape[but_rows:] for part in parts}
     if len(set(shapes.values())) > 1:
         raise BadInput(
             f"The tensor {name} has different shapes: {_listed(shapes)}.",

@@ -16,6 +16,7 @@ from torch import Tensor
 from lab.core.errors import JobFailed
 from lab.merge.ingredients import Fold
 from lab.merge.plan import OutputTensor, Part
+from lab.merge.rows import RelaidValues
 from lab.models.headers import TensorInfo
 from lab.models.weights import DTYPES
 
@@ -113,8 +114,8 @@ class TensorStack:
     ) -> None:
         self._tensor, self._scratch, self._tick = tensor, scratch, tick
         self._reader = reader
-        self._inputs = [Values(part, reader) for part in tensor.inputs]
-        self._base = Values(tensor.base, reader) if tensor.base else None
+        self._inputs = [_values_of(part, tensor, reader) for part in tensor.inputs]
+        self._base = _values_of(tensor.base, tensor, reader) if tensor.base else None
         self._is_checked = False
         self.base: Tensor | None = None
 
@@ -160,7 +161,7 @@ class TensorStack:
         for values in (*self._inputs, self._base) if self._base else self._inputs:
             self._reader.drop(values.part.info)
 
-    def _check(self, models: "Sequence[Values]", rows: Tensor) -> None:
+    def _check(self, models: "Sequence[Values | RelaidValues]", rows: Tensor) -> None:
         """Refuse what is not finite, in the first pass."""
         # A sum is finite only when all numbers are; where finite ones overflow it, the exact test decides.
         if self._is_checked or isfinite(rows.sum().item()):
@@ -173,6 +174,12 @@ class TensorStack:
                     "Every weight of a merge is a finite number. The model was damaged while it was trained "
                     "or saved: choose another one.",
                 )
+
+
+def _values_of(part: Part, tensor: OutputTensor, reader: Reader) -> "Values | RelaidValues":
+    if tensor.relayout is not None:
+        return RelaidValues(part, tensor.relayout, tensor.lenders, reader)
+    return Values(part, reader)
 
 
 class Values:
@@ -191,9 +198,9 @@ class Values:
             self._fold.add_to(row, start)
 
 
-def values_of(part: Part, reader: Reader) -> _Values:
+def values_of(part: Part, reader: Reader) -> Values:
     """Return one model's values of one tensor, to be read at any place, an adapter's change included."""
-    return _Values(part, reader)
+    return Values(part, reader)
 
 
 class ChangeStack(TensorStack):
@@ -203,10 +210,10 @@ class ChangeStack(TensorStack):
         self, tensor: OutputTensor, reader: Reader, scratch: Scratch, tick: Callable[[], None]
     ) -> None:
         super().__init__(replace(tensor, base=None), reader, scratch, tick)
-        self._inputs: list[_Values] = [_Change(part, reader) for part in tensor.inputs]
+        self._inputs: list[Values | RelaidValues] = [_Change(part, reader) for part in tensor.inputs]
 
 
-class _Change(_Values):
+class _Change(Values):
     """An adapter's change of one matrix, its base left out."""
 
     def read(self, start: int, row: Tensor) -> None:

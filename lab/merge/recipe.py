@@ -4,31 +4,30 @@ Knows the language for the methods that we have, and says in a sentence what it 
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
-
-import yaml
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from lab.core.errors import BadInput, UnknownName
-from lab.core.plain_yaml import read_yaml
-from lab.merge.parameters import Filtered, Setting
+from lab.merge.documents import in_order, read_documents, write_documents
+from lab.merge.parameters import Filtered, Setting, over
+from lab.merge.recipe_tokenizer import read_tokenizer, written_tokenizer
 from lab.merge.registry import MergeMethod, merge_methods
 from lab.merge.spec import MergeSpec, Slice, Source
+from lab.merge.tables import Tell, join, list_of, model_of, only_known, table_of
 
-TOP_KEYS = ("models", "slices", "merge_method", "base_model", "dtype", "out_dtype", "parameters")
+TOP_KEYS = (
+    *("models", "slices", "modules", "merge_method", "base_model", "dtype", "out_dtype", "parameters"),
+    *("tokenizer_source", "tokenizer", "chat_template"),
+)
 OUR_KEYS = ("seed", "result", "rank")
 """Keys of ours: of methods that draw, and whether an adapter comes out, and of what rank."""
+
+MODULE_KEYS = ("models", "slices", "parameters")
+THE_MODULE = "default"
+"""What mergekit calls the one module of a language model."""
 MODEL_KEYS = ("model", "parameters")
 SOURCE_KEYS = ("model", "layer_range", "parameters")
-SLICE_KEYS = ("sources", "base_model", "parameters")
-
-UNSUPPORTED = {
-    "modules": "Models of several modules, such as vision with text, can't be merged here.",
-    "tokenizer": "Vocabularies are not rebuilt: all models need the same tokenizer.",
-    "tokenizer_source": "Vocabularies are not rebuilt: all models need the same tokenizer.",
-    "chat_template": "The base's chat template is kept.",
-}
-"""Keys of mergekit's language that the lab doesn't have, and why."""
+SLICE_KEYS = ("sources", "base_model", "parameters", "residual_weight")
 
 _SPARSE = (
     *("task_arithmetic", "ties", "dare_ties", "dare_linear", "breadcrumbs", "breadcrumbs_ties"),
@@ -48,49 +47,98 @@ OURS = {"rescale_by": "norm"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def read_recipe(text: str, *, name: str, tell: Callable[[str], None] = lambda _: None) -> MergeSpec:
-    """Read a recipe in mergekit's YAML.
+def read_recipe(
+    text: str, *, name: str, tell: Tell = lambda _: None, keep_intermediates: bool = False
+) -> MergeSpec:
+    """Read a recipe in mergekit's YAML; of several documents, the one without a name is the result.
 
     Args:
         text: the YAML, up to 256 KiB.
         name: the merged model's name; the language has none.
         tell: is told what was left out because it changes nothing.
+        keep_intermediates: whether the catalog lists the named merges on the way too.
 
     Raises:
         BadInput: the text is no recipe, or asks for what the lab doesn't have; names the key's path.
         ValidationError: a value doesn't fit.
     """
-    recipe = _table(_parse(text), "")
-    for key, why in UNSUPPORTED.items():
-        if key in recipe and recipe[key] is not None:
-            raise BadInput(f"The recipe has {key!r}. {why}", "", f"Take {key!r} out.", field=key)
-    _known(recipe, (*TOP_KEYS, *OUR_KEYS), "")
-    method = _method(recipe)
-    fields: dict[str, Any] = {
-        key: recipe[key] for key in ("dtype", "out_dtype", *OUR_KEYS) if recipe.get(key) is not None
-    }
-    if recipe.get("base_model") is not None:
-        fields["base_model"] = _model(recipe["base_model"], "base_model")
+    *steps, last = in_order(read_documents(text), tell)
+    intermediates = [_fields(step.table, step.name, step.teller(tell)) for step in steps]
     return MergeSpec.model_validate(
         {
-            **fields,
-            "name": name,
-            "method": method.name,
-            "parameters": _parameters(recipe, "", method, tell),
-            "models": [
-                _source(item, f"models.{i}", MODEL_KEYS, method, tell)
-                for i, item in enumerate(_list(recipe, "models", ""))
-            ],
-            "slices": [
-                _slice(item, f"slices.{i}", method, tell)
-                for i, item in enumerate(_list(recipe, "slices", ""))
-            ],
+            **_fields(last.table, name, tell),
+            "intermediates": intermediates,
+            "keep_intermediates": keep_intermediates,
         }
     )
 
 
 def write_recipe(spec: MergeSpec) -> str:
-    """Write a merge as mergekit's YAML. The name is left out: the language has none."""
+    """Write a merge as mergekit's YAML. The result's name is left out: the language has none."""
+    steps = [{"name": step.name, **_recipe_of(step)} for step in spec.intermediates]
+    return write_documents([*steps, _recipe_of(spec)])
+
+
+def _fields(recipe: Mapping[str, Any], name: str, tell: Tell) -> dict[str, Any]:
+    """Return the fields of one document's spec."""
+    only_known(recipe, (*TOP_KEYS, *OUR_KEYS), "")
+    method = _method(recipe)
+    module, path = _module(recipe)
+    optional = {
+        "dtype": recipe.get("dtype"),
+        "out_dtype": recipe.get("out_dtype"),
+        "chat_template": recipe.get("chat_template"),
+        "tokenizer": read_tokenizer(recipe, tell),
+        **{key: recipe.get(key) for key in OUR_KEYS},
+    }
+    if recipe.get("base_model") is not None:
+        optional["base_model"] = model_of(recipe["base_model"], "base_model", tell)
+    parameters = _parameters(recipe, "", method, tell)
+    if module is not recipe:
+        parameters = over(_parameters(module, path, method, tell), parameters)
+    return {
+        **{key: value for key, value in optional.items() if value is not None},
+        "name": name,
+        "method": method.name,
+        "parameters": parameters,
+        "models": [
+            _source(item, join(path, f"models.{i}"), MODEL_KEYS, method, tell)
+            for i, item in enumerate(list_of(module, "models", path))
+        ],
+        "slices": [
+            _slice(item, join(path, f"slices.{i}"), method, tell)
+            for i, item in enumerate(list_of(module, "slices", path))
+        ],
+    }
+
+
+def _module(recipe: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """Return where models or slices stand, and its path: in the recipe itself or in its one module."""
+    if recipe.get("modules") is None:
+        return recipe, ""
+    modules = table_of(recipe["modules"], "modules")
+    if list(modules) != [THE_MODULE]:
+        raise BadInput(
+            f"The recipe has the modules {', '.join(modules) or 'none'}.",
+            f"The lab merges language models, which have one module, {THE_MODULE!r}; models of several, such "
+            "as vision with text, can't be merged here.",
+            f"Keep one module and call it {THE_MODULE!r}, or give models or slices without modules.",
+            field="modules",
+        )
+    if recipe.get("models") is not None or recipe.get("slices") is not None:
+        raise BadInput(
+            "The recipe has modules beside models or slices.",
+            "It has one of the three.",
+            "Take the others out.",
+            field="modules",
+        )
+    path = f"modules.{THE_MODULE}"
+    module = table_of(modules[THE_MODULE], path)
+    only_known(module, MODULE_KEYS, path)
+    return module, path
+
+
+def _recipe_of(spec: MergeSpec) -> dict[str, Any]:
     recipe: dict[str, Any] = {}
     if spec.models:
         recipe["models"] = [_written_source(source) for source in spec.models]
@@ -102,58 +150,15 @@ def write_recipe(spec: MergeSpec) -> str:
             recipe[key] = value
     if spec.result == "adapter":
         recipe |= {key: value for key in ("result", "rank") if (value := getattr(spec, key)) is not None}
+    if spec.tokenizer is not None:
+        recipe |= written_tokenizer(spec.tokenizer)
+    if spec.chat_template is not None:
+        recipe["chat_template"] = spec.chat_template
     if spec.parameters:
         recipe["parameters"] = _written(spec.parameters)
     if spec.seed:
         recipe["seed"] = spec.seed
-    return str(
-        yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
-    )
-
-
-def _parse(text: str) -> Any:
-    try:
-        return read_yaml(text)
-    except ValueError as error:
-        _refuse(str(error))
-
-
-def _refuse(why: str) -> NoReturn:
-    raise BadInput(
-        f"The recipe can't be read: {why}.",
-        "A recipe is YAML as mergekit has it, with models or slices and a merge_method.",
-        "Mend the text, or start from the form.",
-        field="recipe",
-    )
-
-
-def _table(value: object, path: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise BadInput(
-            f"{path or 'The recipe'} is {_seen(value)}.",
-            "It is a table of keys and values.",
-            "Look at the indentation.",
-            field=path or "recipe",
-        )
-    return value
-
-
-def _list(table: Mapping[str, Any], key: str, path: str) -> list[Any]:
-    value = table.get(key)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        field = _join(path, key)
-        raise BadInput(
-            f"{field} is {_seen(value)}.", "It is a list.", "Start each item with a dash.", field=field
-        )
-    return value
-
-
-def _known(table: Mapping[str, Any], known: Iterable[str], path: str) -> None:
-    for key in table:
-        if key not in known:
-            raise UnknownName.among("key", key, known).at(_join(path, key))
+    return recipe
 
 
 def _method(recipe: Mapping[str, Any]) -> MergeMethod:
@@ -171,17 +176,15 @@ def _method(recipe: Mapping[str, Any]) -> MergeMethod:
         raise error.at("merge_method") from None
 
 
-def _source(
-    item: object, path: str, keys: Iterable[str], method: MergeMethod, tell: Callable[[str], None]
-) -> dict[str, Any]:
-    table = _table(item, path)
-    _known(table, keys, path)
+def _source(item: object, path: str, keys: Iterable[str], method: MergeMethod, tell: Tell) -> dict[str, Any]:
+    table = table_of(item, path)
+    only_known(table, keys, path)
     if "model" not in table:
         raise BadInput(
             f"{path} has no model.", "Each item names its model.", "Add `model:`.", field=f"{path}.model"
         )
     source = {
-        "model": _model(table["model"], f"{path}.model"),
+        "model": model_of(table["model"], f"{path}.model", tell),
         "parameters": _parameters(table, path, method, tell),
     }
     if table.get("layer_range") is not None:
@@ -189,10 +192,12 @@ def _source(
     return source
 
 
-def _slice(item: object, path: str, method: MergeMethod, tell: Callable[[str], None]) -> dict[str, Any]:
-    table = _table(item, path)
-    _known(table, SLICE_KEYS, path)
-    sources = _list(table, "sources", path)
+def _slice(item: object, path: str, method: MergeMethod, tell: Tell) -> dict[str, Any]:
+    table = table_of(item, path)
+    only_known(table, SLICE_KEYS, path)
+    sources = list_of(table, "sources", path)
+    if table.get("residual_weight") is not None:
+        tell(f"{path}.residual_weight is left out: mergekit reads it and does nothing with it.")
     part: dict[str, Any] = {
         "sources": [
             _source(source, f"{path}.sources.{i}", SOURCE_KEYS, method, tell)
@@ -201,35 +206,16 @@ def _slice(item: object, path: str, method: MergeMethod, tell: Callable[[str], N
         "parameters": _parameters(table, path, method, tell),
     }
     if table.get("base_model") is not None:
-        part["base_model"] = _model(table["base_model"], f"{path}.base_model")
+        part["base_model"] = model_of(table["base_model"], f"{path}.base_model", tell)
     return part
 
 
-def _model(value: object, path: str) -> str:
-    """Return a model's name or folder; mergekit's long form has it under model.path."""
-    if isinstance(value, dict):
-        _known(value, ("model",), path)
-        inner = _table(value.get("model"), f"{path}.model")
-        _known(inner, ("path",), f"{path}.model")
-        value = inner.get("path")
-    if not isinstance(value, str) or not value:
-        raise BadInput(
-            f"{path} is {_seen(value)}.",
-            "It is a model's name or folder.",
-            "Put quotes around it.",
-            field=path,
-        )
-    return value
-
-
-def _parameters(
-    table: Mapping[str, Any], path: str, method: MergeMethod, tell: Callable[[str], None]
-) -> dict[str, Any]:
+def _parameters(table: Mapping[str, Any], path: str, method: MergeMethod, tell: Tell) -> dict[str, Any]:
     if table.get("parameters") is None:
         return {}
-    field = _join(path, "parameters")
+    field = join(path, "parameters")
     kept = {}
-    for key, value in _table(table["parameters"], field).items():
+    for key, value in table_of(table["parameters"], field).items():
         if key not in method.parameters and method.name in NO_EFFECT.get(key, ()):
             tell(f"{field}.{key} is left out: it has no effect on the result of {method.name}.")
         elif key not in method.parameters:
@@ -246,7 +232,7 @@ def _value(value: object, path: str) -> object:
     if isinstance(value, list):
         return [_value(item, f"{path}.{i}") for i, item in enumerate(value)]
     if isinstance(value, dict):
-        _known(_table(value, path), ("filter", "value"), path)
+        only_known(table_of(value, path), ("filter", "value"), path)
         return {
             key: item if key == "filter" else _value(item, f"{path}.value") for key, item in value.items()
         }
@@ -284,11 +270,3 @@ def _plain(value: object) -> object:
         filtered = {} if value.filter is None else {"filter": value.filter}
         return {**filtered, "value": _plain(value.value)}
     return value
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
-
-
-def _seen(value: object) -> str:
-    return "empty" if value is None else f"{str(value)[:60]!r}"

@@ -1,5 +1,9 @@
 """Runs a merge: plan, weights, the files beside them, and the outcome to publish."""
 
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import cast
+
 import torch
 
 from lab.core.errors import BadInput, JobFailed
@@ -13,40 +17,56 @@ from lab.merge.folder import write_companions
 from lab.merge.plan import MergePlan
 from lab.merge.registry import merge_methods
 from lab.merge.spec import MergeSpec
+from lab.merge.steps import Share, shares
+from lab.merge.vocabulary import VocabularyPlan
 
 
 def run(spec: MergeSpec, job: Job) -> Outcome:
     """Merge the models and leave the result in the job's folder, to be published.
 
-    An attempt after a crash goes on at the next unwritten shard. As many tensors are merged side by
-    side as torch was given threads.
+    An attempt after a crash goes on at the next unwritten shard, of the steps before the result too. As
+    many tensors are merged side by side as torch was given threads.
 
     Raises:
         JobFailed: a model changed since the job was sent, a weight is not finite, or the disk is full.
         ControlFlow: the job was cancelled, released or fenced.
     """
+    steps = job.folder / "steps"
     try:
-        plan = prepare(spec, job)
+        plan = prepare(spec, job, steps)
     except BadInput as error:
         raise JobFailed("models_changed", f"The models no longer fit this merge. {error}") from error
     if isinstance(plan, AdapterPlan):
         return make_adapter(spec, plan, job)
     job.note(" ".join([f"Making {plan.words}.", *plan.remarks]))
-    engine = Engine(plan, job.folder / "merge", spec_sha256(spec), threads=torch.get_num_threads())
-    engine.run(job)
-    write_companions(spec, plan, engine.folder)
+    plans = [*plan.before, plan]
+    specs = [*(spec.alone(place) for place in range(len(spec.intermediates))), spec]
+    models = []
+    for one, part, (start, end) in zip(specs, plans, shares([p.parameters for p in plans]), strict=True):
+        is_last = one is spec
+        share = Share(job, start, end, "" if is_last else f"{one.name}: ")
+        work = job.folder / "merge" if is_last else steps / one.name
+        made = _make(one, part, work, cast(Job, share))
+        if is_last or spec.keep_intermediates:
+            models.append(made if is_last else replace(made, name=spec.name_of(one)))
     job.progress(1.0, "Merged", 0.0)
-    model = NewModel(
+    summary = {"model": spec.name, "layers": plan.layers, "parameters": plan.parameters}
+    return Outcome(models=tuple(models), summary=summary)
+
+
+def _make(spec: MergeSpec, plan: MergePlan, work: Path, job: Job) -> NewModel:
+    """Write one merge's weights and what lies beside them."""
+    engine = Engine(plan, work, spec_sha256(spec), threads=torch.get_num_threads())
+    engine.run(job)
+    write_companions(spec, plan, engine.folder, job.note)
+    return NewModel(
         name=spec.name,
         folder=engine.folder,
         kind="upscaled" if spec.is_upscaling else "merge",
-        parents=plan.parents,
+        parents=spec.models_used(),
         words=_words(spec),
         facts=facts_of(plan),
         digests=engine.digests,
-    )
-    return Outcome(
-        models=(model,), summary={"model": spec.name, "layers": plan.layers, "parameters": plan.parameters}
     )
 
 
@@ -58,11 +78,22 @@ def facts_of(plan: MergePlan) -> dict[str, object]:
         "parameters": plan.parameters,
         "layers": plan.layers,
         "hidden": config.hidden,
-        "vocab": config.vocab,
+        "vocab": plan.vocab,
         "context": config.context,
         "tied": plan.tied,
         "dtype": plan.dtype,
         "method": plan.method.name,
+        **({"vocabulary": _vocabulary_facts(plan.vocabulary)} if plan.vocabulary else {}),
+    }
+
+
+def _vocabulary_facts(plan: VocabularyPlan) -> dict[str, object]:
+    """Return what became of the models' vocabularies, for the manifest."""
+    return {
+        "tokenizer_of": plan.donor.ref,
+        "added": len(plan.new),
+        "models": [asdict(tally) for tally in plan.tally],
+        "notes": list(plan.notes),
     }
 
 

@@ -11,7 +11,9 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from lab.core.errors import BadInput, UnknownName, problems_of
 from lab.core.spec import JobSpec, LabName, ModelRef, Spec
 from lab.merge.parameters import Setting, mapped
+from lab.merge.reference import parse
 from lab.merge.registry import MergeMethod, merge_methods
+from lab.merge.tokens import TokenizerSetting
 
 MOST_SLICES = 512
 MOST_RANK = 4096
@@ -19,6 +21,8 @@ MOST_SOURCES = 9
 """Eight models and the base."""
 
 MOST_SEED = (1 << 32) - 1
+MOST_TEMPLATE = 100_000
+MOST_STEPS = 31
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Layer = Annotated[int, Field(ge=0, lt=100_000)]
@@ -90,6 +94,10 @@ class MergeSpec(JobSpec):
         seed: of the random numbers of methods that draw; the same seed repeats the merge to the bit.
         result: a full model, or an adapter where all models are LoRA adapters of one base.
         rank: of an adapter that comes out; None keeps a weighted sum whole, else the largest rank given.
+        tokenizer: the result's vocabulary; None keeps the base's, or else the first model's, row by row.
+        chat_template: "auto", a known name or the template itself; None keeps the tokenizer's.
+        intermediates: merges to make first, in order, which later ones name like models.
+        keep_intermediates: whether they are listed too, as NAME-STEP.
     """
 
     kind: Literal["merge"] = "merge"
@@ -104,6 +112,10 @@ class MergeSpec(JobSpec):
     seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
     result: Literal["model", "adapter"] = "model"
     rank: Annotated[int, Field(ge=1, le=MOST_RANK)] | None = None
+    tokenizer: TokenizerSetting | None = None
+    chat_template: Annotated[str, Field(min_length=1, max_length=MOST_TEMPLATE)] | None = None
+    intermediates: Annotated[tuple["MergeSpec", ...], Field(max_length=MOST_STEPS)] = ()
+    keep_intermediates: bool = False
 
     @field_validator("method")
     @classmethod
@@ -142,6 +154,12 @@ class MergeSpec(JobSpec):
         return {name: info.default for name, info in known.items() if not info.is_required()} | checked
 
     @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if len(set(self.models_made())) <= len(self.intermediates) * self.keep_intermediates:
+            raise ValueError("Two of the models that are made would have the same name. Shorten the names.")
+        return self
+
+    @model_validator(mode="after")
     def _models_fit_the_method(self) -> Self:
         if bool(self.models) == bool(self.slices):
             raise ValueError("A merge has models or slices, one of the two. Give at least one model.")
@@ -151,6 +169,20 @@ class MergeSpec(JobSpec):
         for place, part in enumerate(self.slices):
             _count(method, part.sources, part.base_model or self.base_model, f"slices.{place}.sources")
         return self
+
+    @field_validator("intermediates")
+    @classmethod
+    def _steps_are_steps(cls, steps: tuple["MergeSpec", ...]) -> tuple["MergeSpec", ...]:
+        names = [step.name for step in steps]
+        for place, step in enumerate(steps):
+            if step.intermediates:
+                raise ValueError(f"{place}.intermediates: a step has none of its own. List them all here.")
+            if step.name in names[:place]:
+                raise ValueError(f"{place}.name: two steps are called {step.name}. Name them apart.")
+            late = set(step.models_used()) & set(names[place:])
+            if late:
+                raise ValueError(f"{place}: {step.name} needs {min(late)}, which is not made before it.")
+        return steps
 
     @property
     def title(self) -> str:
@@ -174,15 +206,40 @@ class MergeSpec(JobSpec):
         """Return the slices; whole models are one slice, without layer ranges."""
         return self.slices or (Slice.model_construct(sources=self.models, base_model=None, parameters={}),)
 
-    def models_used(self) -> tuple[str, ...]:
-        """Return the base and the models, in order, each once."""
+    def references(self) -> tuple[str, ...]:
+        """Return the base and the models as the recipe spells them, in order, each once."""
         bases = [self.base_model, *(part.base_model for part in self.slices)]
         sources = [source.model for part in self.parts() for source in part.sources]
         return tuple(dict.fromkeys([*(base for base in bases if base), *sources]))
 
+    def models_used(self) -> tuple[str, ...]:
+        """Return the models of the lab that it takes, base first, each once."""
+        steps = {step.name for step in self.intermediates}
+        names = [name for step in self.intermediates for name in step.models_used()]
+        named = self.tokenizer.models() if self.tokenizer else ()
+        for reference in (*self.references(), *named):
+            names += parse(reference).names
+        return tuple(dict.fromkeys(name for name in names if name not in steps))
+
     def models_made(self) -> tuple[str, ...]:
-        """Return the merged model's name."""
-        return (self.name,)
+        """Return the merged model's name, after those of the steps that are kept."""
+        kept = self.intermediates if self.keep_intermediates else ()
+        return (*(self.name_of(step) for step in kept), self.name)
+
+    def alone(self, place: int) -> "MergeSpec":
+        """Return one step as a merge of its own, with the steps that it needs."""
+        step = self.intermediates[place]
+        needed: list[MergeSpec] = []
+        names = set(step.models_used())
+        for earlier in reversed(self.intermediates[:place]):
+            if earlier.name in names:
+                needed.insert(0, earlier)
+                names |= set(earlier.models_used())
+        return step.model_copy(update={"intermediates": tuple(needed)})
+
+    def name_of(self, step: "MergeSpec") -> str:
+        """Return the name under which a step is listed when it is kept."""
+        return f"{self.name}-{step.name}"[:64]
 
     def as_adapter(self, rank: int | None) -> Self:
         """Return the same merge with an adapter as its result.
