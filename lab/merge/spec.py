@@ -177,6 +177,8 @@ class MergeSpec(JobSpec):
         for place, step in enumerate(steps):
             if step.intermediates:
                 raise ValueError(f"{place}.intermediates: a step has none of its own. List them all here.")
+            if step.result == "adapter":
+                raise ValueError(f"{place}.result: a step makes a full model, which the next ones take.")
             if step.name in names[:place]:
                 raise ValueError(f"{place}.name: two steps are called {step.name}. Name them apart.")
             late = set(step.models_used()) & set(names[place:])
