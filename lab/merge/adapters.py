@@ -129,13 +129,13 @@ def _refuse_method(spec: MergeSpec) -> None:
 
 def _refuse_whole_models(spec: MergeSpec) -> None:
     """Refuse what only a full model has: a vocabulary, a chat template, merges on the way to it."""
-    for field in ("tokenizer", "chat_template", "intermediates"):
-        if getattr(spec, field):
+    for part in ("tokenizer", "chat_template", "intermediates"):
+        if getattr(spec, part):
             raise BadInput(
-                f"The recipe has {field}.",
+                f"The recipe has {part}.",
                 "An adapter takes its vocabulary and template from its base, and is merged from adapters.",
                 "Take it out, or let the result be a full model.",
-                field=field,
+                field=part,
             )
 
 

@@ -263,6 +263,7 @@ def merge_of(
     base: str | None = None,
     knobs: Mapping[str, Any] | None = None,
     dtype: Dtype | None = None,
+    tokenizer: str | None = None,
 ) -> MergeSpec:
     """Build the merge that a form describes.
 
@@ -273,6 +274,7 @@ def merge_of(
         base: the base model; where the method only needs one to start from, the first model.
         knobs: the method's knobs, for all models and tensors.
         dtype: the result's dtype; None keeps the models'.
+        tokenizer: whose vocabulary the result has, as `TokenizerSetting` has it; None leaves rows in place.
 
     Raises:
         ValidationError: something doesn't fit; `problems_of` says which fields.
@@ -292,6 +294,7 @@ def merge_of(
             "models": sources,
             "parameters": dict(knobs or {}),
             "dtype": dtype,
+            "tokenizer": {"source": tokenizer} if tokenizer else None,
         }
     )
 

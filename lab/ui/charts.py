@@ -19,6 +19,8 @@ OKABE_ITO = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "
 
 MOST_POINTS = 1000
 
+_MOST_TICKS = 6
+
 _GREY = "rgba(128,140,155,.35)"
 
 Point = tuple[float, float | None]
@@ -43,6 +45,24 @@ class Bar:
     low: float | None = None
     high: float | None = None
     n: int = 0
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """One row of a merge's heat map.
+
+    Attributes:
+        label: at its left, short enough for a phone: "A mlp".
+        words: what it is, in full.
+        cells: a number for each layer; None where there is none.
+        before, after: names and numbers of the tensors before and behind the layers.
+    """
+
+    label: str
+    words: str
+    cells: tuple[float | None, ...]
+    before: tuple[tuple[str, float], ...] = ()
+    after: tuple[tuple[str, float], ...] = ()
 
 
 def series(events: Iterable[Event]) -> dict[str, list[Point]]:
@@ -136,38 +156,81 @@ def score_chart(bars: Sequence[Bar], title: str, *, higher_is_better: bool, as_p
     return figure
 
 
-def layer_heat_map(models: Sequence[str], weights: Sequence[Sequence[float | None]]) -> Any:
-    """Draw each model's weight in every layer of a merge.
+def layer_heat_map(rows: Sequence[HeatRow], what: str) -> Any:
+    """Draw what every layer of a merge gets, and what stands before and behind the layers.
 
     Args:
-        models: names, in the order of the inputs.
-        weights: one row a model, one number a layer; None where the model has no part in a layer.
+        rows: all with the same number of layers.
+        what: what the numbers are, such as "weight".
     """
-    figure = _figure(90 + 30 * max(len(models), 1), "layer", "")
-    size = max((abs(value) for row in weights for value in row if value is not None), default=1.0) or 1.0
-    is_signed = any(value is not None and value < 0 for row in weights for value in row)
+    layers = max((len(row.cells) for row in rows), default=0)
+    wide_before = max((len(row.before) for row in rows), default=0)
+    wide_after = max((len(row.after) for row in rows), default=0)
+    columns = [_heat_columns(row, layers, wide_before, wide_after, what) for row in rows]
+    grid = [[value for value, _ in cells] for cells in columns]
+    figure = _figure(86 + 26 * max(len(rows), 1), "layer", "")
     figure.add_heatmap(
-        z=[list(row) for row in weights],
-        y=[f"{_letter(place)} " for place in range(len(models))],
-        customdata=[[name] * len(row) for name, row in zip(models, weights, strict=True)],
-        colorscale=[[0, "#d55e00"], [0.5, "rgba(128,140,155,.12)"], [1, "#0072b2"]]
-        if is_signed
-        else [[0, "rgba(0,114,178,.08)"], [1, "#0072b2"]],
-        zmin=-size if is_signed else 0,
-        zmax=size,
+        z=grid,
+        x=list(range(-wide_before - 1 if wide_before else 0, layers + (wide_after + 1 if wide_after else 0))),
+        y=list(range(len(rows))),
+        text=[[words for _, words in cells] for cells in columns],
+        **_heat_colours([value for cells in grid for value in cells if value is not None]),
         xgap=1,
         ygap=3,
+        hoverongaps=False,
         showscale=False,
-        hovertemplate="%{customdata}<br>layer %{x}: weight %{z:.3g}<extra></extra>",
+        hovertemplate="%{text}<extra></extra>",
     )
+    ticks: list[tuple[float, str]] = [
+        (layer, str(layer)) for layer in range(0, layers, max(1, -(-layers // _MOST_TICKS)))
+    ]
+    ticks += [(-wide_before / 2 - 1.5, "in")] if wide_before else []
+    ticks += [(layers + wide_after / 2 + 0.5, "out")] if wide_after else []
     figure.update_layout(
         hovermode="closest",
         showlegend=False,
         margin={"l": 28, "r": 8, "t": 8, "b": 40},
-        yaxis={"autorange": "reversed", "showgrid": False},
-        xaxis={"showgrid": False},
-    )
+        yaxis={
+            "autorange": "reversed", "showgrid": False, "tickmode": "array",
+            "tickvals": list(range(len(rows))), "ticktext": [f"{row.label} " for row in rows],
+        },
+        xaxis={
+            "showgrid": False, "tickmode": "array", "tickangle": 0,
+            "tickvals": [place for place, _ in ticks], "ticktext": [words for _, words in ticks],
+        },
+    )  # fmt: skip
     return figure
+
+
+def _heat_columns(
+    row: HeatRow, layers: int, wide_before: int, wide_after: int, what: str
+) -> list[tuple[float | None, str]]:
+    """Return the cells of a row with what is said of each; a gap divides the layers from the rest."""
+
+    def outside(tensors: Sequence[tuple[str, float]], width: int) -> list[tuple[float | None, str]]:
+        cells: list[tuple[float | None, str]] = [
+            (value, f"{row.words}<br>{name}: {what} {value:.3g}") for name, value in tensors
+        ]
+        return cells + [(None, "")] * (width - len(cells))
+
+    gap: list[tuple[float | None, str]] = [(None, "")]
+    inside: list[tuple[float | None, str]] = [
+        (value, "" if value is None else f"{row.words}<br>layer {layer}: {what} {value:.3g}")
+        for layer, value in enumerate(row.cells)
+    ]
+    inside += [(None, "")] * (layers - len(inside))
+    before = outside(row.before, wide_before) + gap if wide_before else []
+    after = gap + outside(row.after, wide_after) if wide_after else []
+    return before + inside + after
+
+
+def _heat_colours(values: Sequence[float]) -> dict[str, Any]:
+    """Return a scale from nothing to the largest; two-sided where a number is negative."""
+    size = max((abs(value) for value in values), default=1.0) or 1.0
+    if any(value < 0 for value in values):
+        scale = [[0, "#d55e00"], [0.5, "rgba(128,140,155,.12)"], [1, "#0072b2"]]
+        return {"colorscale": scale, "zmin": -size, "zmax": size}
+    return {"colorscale": [[0, "rgba(0,114,178,.08)"], [1, "#0072b2"]], "zmin": 0, "zmax": size}
 
 
 def bars_of(rows: Iterable[ScoreRow], chosen: Sequence[str], metric: str, data: str) -> list[Bar]:

@@ -1,8 +1,8 @@
 """From what stands in the merge form to a spec, and from a plan to the pictures beside the form. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from lab.core.errors import BadInput, Problem
@@ -12,6 +12,7 @@ from lab.merge.recipe import read_recipe
 from lab.merge.registry import merge_methods
 from lab.merge.spec import MergeSpec, merge_of
 from lab.ui import charts, widgets
+from lab.ui.mergeheat import drawable, heat_rows
 from lab.ui.words import count, duration, size
 
 _RANGE = re.compile(r"^(?:(?P<model>[A-Za-z0-9._-]+)\s*:\s*)?(?P<first>\d+)\s*-\s*(?P<end>\d+)$")
@@ -32,6 +33,7 @@ class Filled:
         recipe: mergekit YAML that replaces all of the above but the name; "" uses the form.
         is_adapter: whether adapters are to become an adapter.
         rank: of that adapter, or nothing to let the method say.
+        tokenizer: "union" or "base" for models of different vocabularies; None keeps the base's rows.
     """
 
     method: str
@@ -44,22 +46,24 @@ class Filled:
     recipe: str = ""
     is_adapter: bool = False
     rank: int | None = None
+    tokenizer: str | None = None
 
-    def spec(self) -> MergeSpec:
-        """Return the spec.
+    def spec(self, tell: Callable[[str], None] = lambda _: None) -> MergeSpec:
+        """Return the spec; `tell` hears what of a recipe has no effect.
 
         Raises:
             ValidationError, BadInput: something doesn't fit; the field is named.
         """
         if self.recipe.strip():
-            return read_recipe(self.recipe, name=self.name)
+            return read_recipe(self.recipe, name=self.name, tell=tell)
         spec = self._stacked() if stacks_layers(self.method) else self._merged()
         return spec.as_adapter(self.rank) if self.is_adapter else spec
 
     def _merged(self) -> MergeSpec:
         return merge_of(
-            self.method, self.inputs, name=self.name, base=self.base, knobs=self.knobs, dtype=self.dtype
-        )
+            self.method, self.inputs, name=self.name, base=self.base, knobs=self.knobs, dtype=self.dtype,
+            tokenizer=self.tokenizer,
+        )  # fmt: skip
 
     def _stacked(self) -> MergeSpec:
         if not self.inputs:
@@ -132,7 +136,7 @@ def plan_html(plan: MergePlan) -> str:
         ]
     )
     lines = "".join(f'<li class="lab-yes"><span>{widgets.esc(words)}</span></li>' for words in _checks(plan))
-    return f'{figures}<ul class="lab-checks" style="margin-top:16px">{lines}</ul>'
+    return f'{figures}<ul class="lab-checks" style="margin-top:16px">{lines}</ul>{vocabulary_html(plan)}'
 
 
 def _checks(plan: MergePlan) -> list[str]:
@@ -151,25 +155,67 @@ def _checks(plan: MergePlan) -> list[str]:
         f"{len(models)} models of one architecture: {', '.join(models)}"
         if len(models) > 1
         else f"every layer comes from {models[0]}",
-        f"{len(plan.tensors):,} tensors have the same shapes, and vocabularies match",
-        f"tokenizer and settings come from {plan.donor.ref}",
+        f"{len(plan.tensors):,} tensors have the same shapes"
+        + ("" if plan.vocabulary else ", and vocabularies match"),
+        _origin(plan),
+        *_steps(plan),
         "the result fits on the disk",
         *plan.remarks,
     ]
 
 
-def heat_map(plan: MergePlan) -> Any:
-    """Draw each model's weight in every layer of the plan."""
-    inputs = list(dict.fromkeys(part.model.ref for tensor in plan.tensors for part in tensor.inputs))
-    sums: dict[tuple[str, int], list[float]] = {}
-    for tensor in plan.tensors:
-        layer = _layer_of(tensor.name)
-        if layer is None:
-            continue
-        for part, weight in zip(tensor.inputs, tensor.weights, strict=True):
-            sums.setdefault((part.model.ref, layer), []).append(float(weight))
-    grid = [[_mean(sums.get((name, layer))) for layer in range(plan.layers)] for name in inputs]
-    return charts.layer_heat_map(inputs, grid)
+def vocabulary_html(plan: MergePlan) -> str:
+    """Return a table of what becomes of each model's vocabulary; "" where they are left as they are."""
+    if plan.vocabulary is None:
+        return ""
+    names = ("model", "tokens", "kept", "dropped", "from another", "a mean", "zero")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in astuple(tally)) + "</tr>"
+        for tally in plan.vocabulary.tally
+    )
+    notes = "".join(widgets.note(words) for words in plan.vocabulary.notes)
+    return (
+        '<h3 class="lab-h3" style="margin-top:16px">Vocabulary</h3>'
+        '<p class="lab-muted lab-small">Tokens of each model, and where the rows come from that it lacks.</p>'
+        f'<div style="overflow-x:auto"><table class="lab-table"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{notes}"
+    )
+
+
+def _cell(value: str | int) -> str:
+    return f"{value:,}" if isinstance(value, int) else widgets.esc(value)
+
+
+def _origin(plan: MergePlan) -> str:
+    """Say where tokenizer and settings come from."""
+    if plan.vocabulary is None:
+        return f"tokenizer and settings come from {plan.donor.ref}"
+    new = f", with {len(plan.vocabulary.new):,} tokens more" if plan.vocabulary.new else ""
+    return (
+        f"{plan.vocab:,} rows of vocabulary: the tokenizer of {plan.vocabulary.donor.ref}{new}; "
+        f"settings come from {plan.donor.ref}"
+    )
+
+
+def _steps(plan: MergePlan) -> list[str]:
+    """Say what is made first."""
+    if not plan.before:
+        return []
+    methods = ", ".join(step.method.name for step in plan.before)
+    count_of = "one merge is" if len(plan.before) == 1 else f"{len(plan.before)} merges are"
+    return [f"{count_of} made first, in the job's folder: {methods}"]
+
+
+def heat_map(plan: MergePlan, wish: str | None = None) -> tuple[Any, list[str], str]:
+    """Draw what each layer gets, of the parameter that is wished for or else of the one that varies most.
+
+    Returns:
+        The figure, what can be drawn, and what is.
+    """
+    names = drawable(plan)
+    what = wish if wish in names else next(iter(names), "")
+    return charts.layer_heat_map(heat_rows(plan, what) if what else [], what), names, what
 
 
 def problems_html(problems: Sequence[Problem]) -> str:
@@ -178,12 +224,3 @@ def problems_html(problems: Sequence[Problem]) -> str:
         f'<li class="lab-no"><span>{widgets.esc(problem.message)}</span></li>' for problem in problems
     )
     return f'<ul class="lab-checks" role="alert">{lines}</ul>'
-
-
-def _layer_of(tensor: str) -> int | None:
-    numbers = [part for part in tensor.split(".") if part.isdigit()]
-    return int(numbers[0]) if numbers else None
-
-
-def _mean(values: Sequence[float] | None) -> float | None:
-    return sum(values) / len(values) if values else None

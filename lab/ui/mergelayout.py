@@ -17,6 +17,11 @@ MOST_INPUTS = 8
 FIRST = "ties"
 KEEP = "as the models"
 MODEL, ADAPTER = "a full model", "an adapter"
+VOCABULARIES = [
+    ("the models', row by row", ""),
+    ("every model's tokens (union)", "union"),
+    ("the base's tokens", "base"),
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Parts:
     of_adapters: Any
     result: Any
     rank: Any
+    tokenizer: Any
 
     @property
     def inputs(self) -> list[Any]:
@@ -48,7 +54,7 @@ class Parts:
         knobs = [component for name in merge_methods for component in self.forms[name].inputs]
         return [
             self.method, self.base, self.name, self.dtype, self.ranges, self.use_recipe, self.recipe,
-            self.result, self.rank, *self.models, *self.weights, *knobs,
+            self.result, self.rank, self.tokenizer, *self.models, *self.weights, *knobs,
         ]  # fmt: skip
 
 
@@ -67,10 +73,10 @@ def lay_out_form() -> tuple[Parts, list[Any], tuple[Any, Any]]:
     base_line = widgets.picture(elem_classes="lab-field-problem")
     name = gr.Textbox(label="Name of the result", max_lines=1, elem_id="lab-merge-name")
     name_line = widgets.picture(elem_classes="lab-field-problem")
-    dtype, use_recipe, recipe, recipe_line = _lay_out_advanced()
+    dtype, use_recipe, recipe, recipe_line, tokenizer = _lay_out_advanced()
     parts = Parts(
         models, weights, rows, method, words, forms, groups, stack, drop, ranges, base, name, dtype,
-        use_recipe, recipe, of_adapters, result, rank,
+        use_recipe, recipe, of_adapters, result, rank, tokenizer,
     )  # fmt: skip
     return parts, [model_line, base_line, name_line, recipe_line, recipe], buttons
 
@@ -117,10 +123,14 @@ def _lay_out_stack() -> tuple[Any, Any, Any]:
     return stack, drop, ranges
 
 
-def _lay_out_advanced() -> tuple[Any, Any, Any, Any]:
+def _lay_out_advanced() -> tuple[Any, Any, Any, Any, Any]:
     """Make the folded part: precision, the recipe as YAML, and the line for problems with it."""
     with gr.Accordion("Advanced", open=False, elem_classes="lab-accordion"):
         dtype = gr.Dropdown(label="Precision of the result", choices=[KEEP, *get_args(Dtype)], value=KEEP)
+        tokenizer = gr.Dropdown(
+            label="Vocabulary of the result", choices=VOCABULARIES, value="", elem_id="lab-merge-tokenizer",
+            info="Models with different tokenizers need one of the other two.",
+        )  # fmt: skip
         use_recipe = gr.Checkbox(
             label="Use the YAML below instead of the form", value=False, elem_id="lab-merge-use-yaml"
         )
@@ -131,7 +141,7 @@ def _lay_out_advanced() -> tuple[Any, Any, Any, Any]:
             elem_id="lab-merge-yaml", buttons=["copy"],
             info="The form writes it; paste yours for gradients, filters, slices.",
         )  # fmt: skip
-    return dtype, use_recipe, recipe, line
+    return dtype, use_recipe, recipe, line, tokenizer
 
 
 def _knob_groups() -> tuple[dict[str, form.Form], list[Any]]:

@@ -60,7 +60,7 @@ def test_a_pasted_recipe_with_slices_and_gradients_is_planned_and_merged(
     expect(merge.get_by_label("Use the YAML below")).to_be_checked()
     expect(merge.locator("#lab-merge-yaml-line")).to_contain_text("This recipe is used")
     expect(merge.locator("#lab-merge-plan")).to_contain_text(re.compile(r"Layers\s*4"))
-    merge.wait_for_function(f"({CELLS})() === 4")
+    merge.wait_for_function(f"({CELLS})() === 8")  # embedding, gap, 4 layers, gap, norm
     expect(merge.locator("#lab-merge-yaml textarea")).to_have_value(GRADIENT)
     merge.locator("#lab-merge-start").click()
     done = merge.locator("#lab-merge-running")

@@ -89,10 +89,32 @@ def test_only_the_chosen_models_on_the_chosen_data_have_bars() -> None:
 
 
 def test_negative_weights_turn_the_heat_map_two_sided() -> None:
-    plain = charts.layer_heat_map(["a", "b"], [[1.0, 0.5], [0.0, None]]).data[0]
-    signed = charts.layer_heat_map(["a"], [[1.0, -2.0]]).data[0]
+    rows = [charts.HeatRow("A", "a", (1.0, 0.5)), charts.HeatRow("B", "b", (0.0, None))]
+    plain = charts.layer_heat_map(rows, "weight").data[0]
+    signed = charts.layer_heat_map([charts.HeatRow("A", "a", (1.0, -2.0))], "weight").data[0]
     assert (plain.zmin, plain.zmax) == (0, 1.0)
     assert (signed.zmin, signed.zmax) == (-2.0, 2.0)
+
+
+def test_tensors_outside_the_layers_stand_apart_from_them() -> None:
+    row = charts.HeatRow(
+        "A", "a", (0.0, 1.0), before=(("embed", 0.25),), after=(("norm", 0.5), ("head", 0.75))
+    )
+    other = charts.HeatRow("A mlp", "a, mlp", (1.0, 2.0))
+    figure = charts.layer_heat_map([row, other], "density")
+    assert [list(cells) for cells in figure.data[0].z] == [
+        [0.25, None, 0.0, 1.0, None, 0.5, 0.75],
+        [None, None, 1.0, 2.0, None, None, None],
+    ]
+    assert list(figure.data[0].x) == [-2, -1, 0, 1, 2, 3, 4]  # layer 0 stands at 0
+    assert figure.data[0].text[0][0] == "a<br>embed: density 0.25"
+    assert list(figure.layout.xaxis.ticktext) == ["0", "1", "in", "out"]
+    assert list(figure.layout.xaxis.tickvals) == [0, 1, -2, 3.5]
+
+
+def test_a_deep_model_has_few_ticks() -> None:
+    figure = charts.layer_heat_map([charts.HeatRow("A", "a", (1.0,) * 80)], "weight")
+    assert list(figure.layout.xaxis.tickvals) == [0, 14, 28, 42, 56, 70]
 
 
 def test_figures_have_no_ground_of_their_own() -> None:

@@ -42,12 +42,15 @@ def build(services: Services) -> None:
                 problems = widgets.picture(elem_id="lab-merge-problems")
             running = widgets.board(elem_id="lab-merge-running")
             with gr.Column(elem_classes="lab-panel lab-chart", visible=False) as heat:
-                widgets.picture('<h2 class="lab-h2">Weight of each model, layer by layer</h2>')
+                widgets.picture('<h2 class="lab-h2">What each layer gets</h2>')
+                drawn = gr.Dropdown(
+                    label="Drawn", choices=["weight"], value="weight", elem_id="lab-merge-drawn"
+                )
                 chart = gr.Plot(show_label=False, container=False, elem_id="lab-merge-heat")
     page = _Merge(services, parts)
     job, seen, count, choices = gr.State(""), gr.State(()), gr.State(2), gr.State(())
     name = Offer(parts.name)
-    told = [outcome, heat, chart, *lines[:-1], page.recipe.component, gr.State(""), start]
+    told = [outcome, heat, chart, drawn, *lines[:-1], page.recipe.component, gr.State(""), start]
     _bind_form(page, parts, told, count, buttons)
     live = page.live
     opened = when_page_opens(
@@ -55,7 +58,11 @@ def build(services: Services) -> None:
     )
     page.recipe.after(
         name.after(opened).then(
-            page.check, [*parts.inputs, told[-2]], told, api_name="merge_check_first", show_progress="hidden"
+            page.check,
+            [*parts.inputs, drawn, told[-2]],
+            told,
+            api_name="merge_check_first",
+            show_progress="hidden",
         )
     )
     when_page_opens(live.open, None, [job, running, seen], "merge_running_open")
@@ -116,9 +123,11 @@ class _Merge:
         typed = [
             form.edited(one) for one in parts.inputs if one not in (*first, parts.recipe, parts.use_recipe)
         ]
-        written = told[-2]
-        checked = [*parts.inputs, written]
-        self.recipe.after(gr.on(typed, self.check, checked, told, api_name="merge_check", **quiet))
+        drawn, written = told[3], told[-2]
+        checked = [*parts.inputs, drawn, written]
+        self.recipe.after(
+            gr.on([*typed, drawn.input], self.check, checked, told, api_name="merge_check", **quiet)
+        )
         switched = parts.use_recipe.input(
             self.leave_recipe,
             [parts.use_recipe, written],
@@ -213,24 +222,28 @@ class _Merge:
 
     def check(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
         """Say what will come out, or what stands in the way, beside the field it concerns."""
-        filled, who = self.read(given), self.services.who(request)
+        filled, who, notes = self.read(given), self.services.who(request), list[str]()
         try:
-            spec = filled.spec()
+            spec = filled.spec(notes.append)
             plan: Any = self.services.desk.check(spec, who.name)
         except (ValidationError, LabError) as error:
             problems = problems_of(error)
             alone = not filled.recipe and len(modelview.visible(self.services.store, who)) < 2
             return (
-                _ALONE if alone else mergeform.problems_html(problems), gr.Column(visible=False), gr.skip(),
+                _ALONE if alone else mergeform.problems_html(problems), gr.Column(visible=False),
+                gr.skip(), gr.skip(),
                 *_lines(problems, is_recipe=bool(filled.recipe)), None, gr.skip(),
                 gr.Button(interactive=False),
             )  # fmt: skip
+        picture, names, what = mergeform.heat_map(plan, given[-2])
         written = gr.skip() if filled.recipe else write_recipe(spec)
         # What somebody is pasting over the form's text just now is theirs.
         recipe = offered(None if filled.recipe else written, given[-1])
         return (
-            mergeform.plan_html(plan), gr.Column(visible=True), mergeform.heat_map(plan),
-            *_lines([], is_recipe=bool(filled.recipe)), recipe, written, gr.Button(interactive=True),
+            mergeform.plan_html(plan), gr.Column(visible=bool(names)), picture,
+            gr.Dropdown(choices=names, value=what, visible=len(names) > 1),
+            *_lines([], is_recipe=bool(filled.recipe), notes=notes), recipe, written,
+            gr.Button(interactive=True),
         )  # fmt: skip
 
     def start(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
@@ -252,7 +265,7 @@ class _Merge:
 
     def read(self, given: Sequence[Any]) -> mergeform.Filled:
         """Read the components' values, in the order of `Parts.inputs`."""
-        method, base, name, dtype, ranges, use_recipe, recipe, result, rank, *rest = given
+        method, base, name, dtype, ranges, use_recipe, recipe, result, rank, tokenizer, *rest = given
         models, weights, knobs = (
             rest[:MOST_INPUTS],
             rest[MOST_INPUTS : 2 * MOST_INPUTS],
@@ -277,18 +290,21 @@ class _Merge:
             recipe=recipe if use_recipe else "",
             is_adapter=result == ADAPTER and bool(is_offered),
             rank=rank,
+            tokenizer=tokenizer or None,
         )
 
 
-def _lines(problems: Sequence[Problem], *, is_recipe: bool) -> list[str]:
+def _lines(problems: Sequence[Problem], *, is_recipe: bool, notes: Sequence[str] = ()) -> list[str]:
     """Return the problems of models, base, name and recipe, for the lines below them.
 
-    While a recipe stands in for the form, everything but the name is the recipe's.
+    While a recipe stands in for the form, everything but the name is the recipe's; `notes` say what
+    of it has no effect.
     """
     name = [one for one in problems if one.field == "name"]
     if is_recipe:
         rest = [Problem("", str(one)) for one in problems if one not in name]
         used = "" if rest else widgets.note("This recipe is used. Of the form, only the name counts.")
+        used += "".join(widgets.note(words) for words in notes)
         return ["", "", widgets.problem_line(name), widgets.problem_line(rest) + used]
     fields = (("models", "slices"), ("base_model",))
     lines = [[one for one in problems if one.field.split(".")[0] in names] for names in fields]
