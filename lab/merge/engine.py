@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -158,12 +159,7 @@ class Engine:
             if stack.base is not None:
                 torch.add(merged, stack.base, out=scratch.merged[:size])
             rounded[:size].copy_(merged if stack.base is None else scratch.merged[:size])
-            if dtype == torch.float16 and not rounded[:size].isfinite().all():
-                raise JobFailed(
-                    "overflow",
-                    f"The merged values of {tensor.name} are too large for float16. "
-                    "Choose bfloat16 or float32.",
-                )
+            _must_be_finite(rounded[:size], tensor)
             file.write(at, rounded[:size].view(torch.uint8).numpy())
             at += size * rounded.element_size()
             with self._lock:
@@ -235,6 +231,26 @@ class _Countdown:
         with self._lock:
             self._left -= 1
             return self._left == 0
+
+
+def _must_be_finite(values: torch.Tensor, tensor: OutputTensor) -> None:
+    """Refuse merged values that are not finite, before they are written.
+
+    A sum is finite only when all numbers are, and cheap; where finite ones overflow it, the exact test
+    decides.
+    """
+    if isfinite(values.sum(dtype=torch.float32).item()) or values.isfinite().all():
+        return
+    if tensor.dtype == "F16":
+        raise JobFailed(
+            "overflow",
+            f"The merged values of {tensor.name} are too large for float16. Choose bfloat16 or float32.",
+        )
+    raise JobFailed(
+        "not_finite",
+        f"The merged values of {tensor.name} are NaN or infinite, though every model's are finite: the "
+        "weights or knobs blow them up. Choose smaller weights.",
+    )
 
 
 def _keep_freed_memory() -> None:

@@ -12,6 +12,7 @@ from lab.core.spec import spec_sha256
 from lab.merge.adapterrun import make_adapter
 from lab.merge.adapters import AdapterPlan
 from lab.merge.check import prepare
+from lab.merge.cost import foretold, metered, told
 from lab.merge.engine import Engine
 from lab.merge.folder import write_companions
 from lab.merge.plan import MergePlan
@@ -39,18 +40,15 @@ def run(spec: MergeSpec, job: Job) -> Outcome:
     if isinstance(plan, AdapterPlan):
         return make_adapter(spec, plan, job)
     job.note(" ".join([f"Making {plan.words}.", *plan.remarks]))
-    plans = [*plan.before, plan]
-    specs = [*(spec.alone(place) for place in range(len(spec.intermediates))), spec]
-    models = []
-    for one, part, (start, end) in zip(specs, plans, shares([p.parameters for p in plans]), strict=True):
-        is_last = one is spec
-        share = Share(job, start, end, "" if is_last else f"{one.name}: ")
-        work = job.folder / "merge" if is_last else steps / one.name
-        made = _make(one, part, work, cast(Job, share))
-        if is_last or spec.keep_intermediates:
-            models.append(made if is_last else replace(made, name=spec.name_of(one)))
+    with metered() as meter:
+        models = _make_all(spec, plan, job, steps)
     job.progress(1.0, "Merged", 0.0)
-    summary = {"model": spec.name, "layers": plan.layers, "parameters": plan.parameters}
+    summary = {
+        "model": spec.name,
+        "layers": plan.layers,
+        "parameters": plan.parameters,
+        "cost": told(foretold(plan, torch.get_num_threads()), meter, models[-1].folder),
+    }
     return Outcome(models=tuple(models), summary=summary)
 
 
@@ -68,6 +66,21 @@ def _make(spec: MergeSpec, plan: MergePlan, work: Path, job: Job) -> NewModel:
         facts=facts_of(plan),
         digests=engine.digests,
     )
+
+
+def _make_all(spec: MergeSpec, plan: MergePlan, job: Job, steps: Path) -> list[NewModel]:
+    """Make the merges on the way and then the result, which is the last; return what is to be listed."""
+    plans = [*plan.before, plan]
+    specs = [*(spec.alone(place) for place in range(len(spec.intermediates))), spec]
+    models = []
+    for one, part, (start, end) in zip(specs, plans, shares([p.parameters for p in plans]), strict=True):
+        is_last = one is spec
+        share = Share(job, start, end, "" if is_last else f"{one.name}: ")
+        work = job.folder / "merge" if is_last else steps / one.name
+        made = _make(one, part, work, cast(Job, share))
+        if is_last or spec.keep_intermediates:
+            models.append(made if is_last else replace(made, name=spec.name_of(one)))
+    return models
 
 
 def facts_of(plan: MergePlan) -> dict[str, object]:

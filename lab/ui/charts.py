@@ -242,6 +242,11 @@ def bars_of(rows: Iterable[ScoreRow], chosen: Sequence[str], metric: str, data: 
     ]
 
 
+def new_figure(height: int, x_title: str, y_title: str) -> Any:
+    """Return an empty figure in the template that all charts share."""
+    return _figure(height, x_title, y_title)
+
+
 def _figure(height: int, x_title: str, y_title: str) -> Any:
     figure = go.Figure()
     thin_axis = {"gridwidth": 1, "gridcolor": _GREY, "zeroline": False, "automargin": True, "ticks": ""}

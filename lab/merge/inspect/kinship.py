@@ -91,9 +91,9 @@ class Tally:
         """Return the share of what both moved that went in opposite directions; None where nothing did."""
         return self.opposed[pair] / self.both[pair] if self.both[pair] else None
 
-    def share(self, counts: Sequence[float], model: int) -> float:
-        """Return one of the counts of a model as a share of the elements."""
-        return counts[model] / self.count if self.count else 0.0
+    def share(self, counts: Sequence[float], place: int) -> float:
+        """Return one of some counts as a share of the elements."""
+        return counts[place] / self.count if self.count else 0.0
 
     def scaled(self, factor: float) -> Self:
         """Return the same for `factor` times as many elements of the same sort."""

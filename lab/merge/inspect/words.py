@@ -17,7 +17,7 @@ BARELY = 0.001
 """|d| / |b| of light fine-tunes is 0.0001 to 0.0008."""
 FAR = 0.3
 """Fine-tunes stay within a few percent; a third of the weights' own length is another training."""
-UNRELATED, ALIKE, AGAINST = 0.1, 0.6, -0.1
+UNRELATED, ALIKE, AGAINST = 0.2, 0.6, -0.1
 """Cosines of task vectors: of unrelated ones near 0."""
 AT_ODDS = 0.52
 """Sign conflicts of unrelated changes are 50 %."""
@@ -269,6 +269,8 @@ def signed(cosine: float) -> str:
 
 def near_one(cosine: float) -> str:
     """Say a cosine near 1 so that it is told from 1: "0.999987"; farther off in two digits."""
+    if cosine >= 0.9999995:
+        return "over 0.999999"
     return f"{cosine:.6f}" if cosine > 0.999 else f"{cosine:.4f}" if cosine > 0.9 else f"{cosine:.2f}"
 
 
@@ -303,7 +305,8 @@ def _where(model: int, report: Report) -> str:
     still: Mapping[str, Tally] = {k: t for k, t in kinds.items() if not t.moved[model]}
     if len(moved) <= len(still):
         return f", only in {_and(moved)}"
-    return f", but not in {_and([kind.rsplit('.', 1)[-1] for kind in still])}"
+    rest = list(dict.fromkeys(kind.rsplit(".", 1)[-1] for kind in still))
+    return f"; {_and(rest)} {'is as it was' if len(rest) == 1 else 'are as they were'}"
 
 
 def _broken(tally: Tally, model: int) -> float:

@@ -15,6 +15,9 @@ from lab.ui import form, mergeform, modelview, widgets
 from lab.ui.carryform import CarryForm
 from lab.ui.mergelayout import ADAPTER, KEEP, MOST_INPUTS, Parts, lay_out_form, method_words
 from lab.ui.offers import Offer, offered
+from lab.ui.pages.mergeinsight import build_panel as build_insight
+from lab.ui.pages.outcome import build_panel as build_after
+from lab.ui.pages.outcome import model_made
 from lab.ui.pages.running import Running
 from lab.ui.redraw import Part, every, only_changed, when_page_opens
 from lab.ui.services import Services
@@ -30,6 +33,7 @@ _ALONE = widgets.empty_state(
 def build(services: Services) -> None:
     """Lay out the page and bind it to the merge room's spec and check."""
     widgets.picture(widgets.head("Merge", "Make one model out of two to eight, without training."))
+    job, seen, count, choices = gr.State(""), gr.State(()), gr.State(2), gr.State(())
     with gr.Row(elem_classes="lab-split", equal_height=False):
         with gr.Column(scale=5, min_width=320, elem_classes="lab-panel"):
             parts, lines, buttons = lay_out_form()
@@ -41,14 +45,15 @@ def build(services: Services) -> None:
                 start = gr.Button("Merge", variant="primary", elem_id="lab-merge-start")
                 problems = widgets.picture(elem_id="lab-merge-problems")
             running = widgets.board(elem_id="lab-merge-running")
+            after = build_after(services, job, model_made(services), "lab-after")
             with gr.Column(elem_classes="lab-panel lab-chart", visible=False) as heat:
                 widgets.picture('<h2 class="lab-h2">What each layer gets</h2>')
                 drawn = gr.Dropdown(
                     label="Drawn", choices=["weight"], value="weight", elem_id="lab-merge-drawn"
                 )
                 chart = gr.Plot(show_label=False, container=False, elem_id="lab-merge-heat")
-    page = _Merge(services, parts)
-    job, seen, count, choices = gr.State(""), gr.State(()), gr.State(2), gr.State(())
+            page = _Merge(services, parts)
+            insight = build_insight(services, page.read, parts)
     name = Offer(parts.name)
     told = [outcome, heat, chart, drawn, *lines[:-1], page.recipe.component, gr.State(""), start]
     _bind_form(page, parts, told, count, buttons)
@@ -69,7 +74,7 @@ def build(services: Services) -> None:
     carry.bind(job, live.draw, [running, seen])
     timer = gr.Timer(1)
     models = Part(page.choices, [choices], [*parts.models, parts.base, choices])
-    every(timer, [models, Part(live.draw, [job, seen], [running, seen])], "merge_tick")
+    every(timer, [models, insight, after, Part(live.draw, [job, seen], [running, seen])], "merge_tick")
     queued = start.click(
         page.start, [*parts.inputs, seen], [problems, job, name.component, running, seen],
         api_name="merge", show_progress="minimal",

@@ -14,6 +14,7 @@ from lab.jobs import parse_spec
 from lab.models.catalog import CatalogEntry
 from lab.models.spec import ImportSpec, StarterSpec
 from lab.ui import form, jobview, lineagechart, modelcards, widgets
+from lab.ui.pages import outcome
 from lab.ui.pages.household import Household
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services, Who
@@ -32,11 +33,12 @@ def build(services: Services) -> None:
             lineage = gr.Plot(show_label=False, elem_id="lab-lineage", elem_classes="lab-chart")
         with gr.Column(scale=6, min_width=300):
             card = widgets.board(elem_id="lab-model")
-    rows = widgets.board(elem_id="lab-models")
     chosen, seen = gr.State(""), gr.State(())
+    merge = outcome.build_panel(services, chosen, str, "lab-outcome")
+    rows = widgets.board(elem_id="lab-models")
     drawn = [family, lineage, card, rows, seen]
     when_page_opens(page.open_linked, None, [chosen, *drawn], "models_open")
-    every(gr.Timer(2), [Part(page.draw, [chosen, seen], drawn)], "models")
+    every(gr.Timer(2), [Part(page.draw, [chosen, seen], drawn), merge], "models")
     for board, name in ((rows, "models_press"), (card, "model_press")):
         board.click(
             page.press,
