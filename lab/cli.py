@@ -149,7 +149,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("path", metavar="PATH")
     sub.add_argument("out", type=Path, metavar="OUT_DIR")
     sub = command("compare", compare, "Have models answer the same prompts.")
-    _add_models(sub)
+    _add_models(sub, required=False)
+    sub.add_argument(
+        "--recipe", type=Path, action="append", default=[], metavar="CONFIG.yaml",
+        help="a merge to answer too, made in memory; once for each",
+    )  # fmt: skip
     asked = sub.add_mutually_exclusive_group(required=True)
     asked.add_argument("--prompt", metavar="TEXT")
     asked.add_argument("--prompts", type=Path, metavar="F.jsonl", help='{"prompt": text} a line')
@@ -186,11 +190,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_models(sub: argparse.ArgumentParser) -> None:
+def _add_models(sub: argparse.ArgumentParser, *, required: bool = True) -> None:
     sub.add_argument(
         "--model",
         action="append",
-        required=True,
+        required=required,
+        default=[],
         metavar="M",
         help="a folder or a name of the lab; once for each model",
     )
@@ -228,7 +233,9 @@ def compare(desk: Desk) -> None:
     args, out = desk.args, desk.args.out
     prompts = [args.prompt] if args.prompts is None else _prompts_of(args.prompts)
     sampling = {"seed": args.seed, "max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
-    specs = [CompareSpec(models=tuple(args.model), prompt=prompt, **sampling) for prompt in prompts]
+    recipes = tuple(read_recipe(_text_of(file), name=_name_for(file.with_suffix(""))) for file in args.recipe)
+    models = (*args.model, *(recipe.name for recipe in recipes))
+    specs = [CompareSpec(models=models, recipes=recipes, prompt=prompt, **sampling) for prompt in prompts]
     check_out_file(out)
     shelf = desk.shelf(out)
     check_job(specs[0], shelf)  # the models; they are the same for all prompts
@@ -366,6 +373,8 @@ def _check_lengths(specs: Sequence[CompareSpec], shelf: Shelf, cache: Any, devic
     from lab.models.generation import render
 
     for column, model in enumerate(specs[0].models):
+        if specs[0].recipe(model) is not None:
+            continue  # its tokenizer is that of a sibling; a prompt too long ends its column
         loaded = cache.get(Source.find(model, shelf), device)
         for number, spec in enumerate(specs, 1):
             try:

@@ -18,7 +18,7 @@ ROOMS = {  # room -> the rooms below it that it may import
     "data": {"core", "models"},
     "merge": {"core", "models", "data"},
     "tune": {"core", "models", "data"},
-    "compare": {"core", "models", "data"},
+    "compare": {"core", "models", "data", "merge"},
     "score": {"core", "models", "data", "compare"},
     "jobs": {"core", "models", "data", "merge", "tune", "compare", "score"},
     "house": {"core", "models", "data", "merge", "tune", "compare", "score", "jobs"},

@@ -355,6 +355,16 @@ def test_compare_writes_a_row_for_each_prompt_and_model(run, bench):
     assert left_over() == ["adapter"]
 
 
+def test_compare_answers_from_a_recipe_as_from_the_model_that_it_makes(run, bench):
+    mixed = written(recipe(bench, "task_arithmetic", f"base_model: {bench.sums}\n"), "mix.yaml")
+    assert run("merge", mixed, "made")[0] == 0
+    asked = ("--prompt", "Hi", "--max-new-tokens", 8)
+    assert run("compare", "--model", "made", "--recipe", mixed, *asked, "--out", "said.jsonl")[0] == 0
+    rows = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
+    assert [row["model"] for row in rows] == ["made", "mix"]
+    assert rows[0]["text"] == rows[1]["text"]
+
+
 def test_compare_says_the_same_again_with_the_same_seed(run, bench):
     warm = ("--max-new-tokens", 8, "--temperature", 1.5, "--seed", 3)
     for out in ("a.jsonl", "b.jsonl"):

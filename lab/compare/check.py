@@ -6,6 +6,7 @@ from lab.compare.spec import CompareSpec
 from lab.core.errors import BadInput
 from lab.core.job import Shelf
 from lab.core.need import Need
+from lab.merge.siblings import LiveRecipe
 from lab.models.source import Source
 
 OVERHEAD_BYTES = 256 << 20
@@ -36,14 +37,9 @@ def check(spec: CompareSpec, shelf: Shelf) -> CompareEstimate:
     Raises:
         BadInput: a model can't be used; names it and says why.
     """
-    largest = 0
-    for ref in spec.models:
-        try:
-            source = Source.find(ref, shelf)
-            source.check()
-        except BadInput as error:
-            raise error.at("models") from None
-        need, have = source.bytes_in("bfloat16"), shelf.memory_bytes()
+    have = shelf.memory_bytes()
+    sizes = [_size_of(ref, spec, shelf) for ref in spec.models]
+    for ref, need in zip(spec.models, sizes, strict=True):
         if need > have:
             raise BadInput(
                 f"{ref} takes {need / 1e9:.1f} GB of memory; this machine has {have / 1e9:.1f} GB.",
@@ -51,5 +47,25 @@ def check(spec: CompareSpec, shelf: Shelf) -> CompareEstimate:
                 "Choose a smaller model.",
                 field="models",
             )
-        largest = max(largest, need)
-    return CompareEstimate(min(largest + OVERHEAD_BYTES, shelf.memory_bytes()))
+    return CompareEstimate(min(max(sizes) + OVERHEAD_BYTES, have))
+
+
+def _size_of(ref: str, spec: CompareSpec, shelf: Shelf) -> int:
+    """Return the bytes that one column's weights take; of a live merge with those of its siblings.
+
+    Raises:
+        BadInput: the model can't be used, or the recipe's models are no siblings.
+    """
+    recipe = spec.recipe(ref)
+    if recipe is not None:
+        try:
+            return LiveRecipe.find(recipe, shelf).bytes_in("bfloat16")
+        except BadInput as error:
+            path = f"recipes.{spec.recipes.index(recipe)}"
+            raise error.at(f"{path}.{error.field}" if error.field else path) from None
+    try:
+        source = Source.find(ref, shelf)
+        source.check()
+    except BadInput as error:
+        raise error.at("models") from None
+    return source.bytes_in("bfloat16")

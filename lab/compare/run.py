@@ -4,8 +4,9 @@ A column that fails, fails alone. Only for processes that run jobs.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from lab.compare.spec import CompareSpec
 from lab.core.errors import BadInput, Cancelled, JobFailed, LabError
 from lab.core.job import Device, Job, Outcome
+from lab.merge.live import open_live
+from lab.merge.siblings import LiveRecipe
 from lab.models.generation import Piece, render, stream
-from lab.models.runtime import ModelCache, is_out_of_memory
+from lab.models.runtime import Loaded, ModelCache, is_out_of_memory
 from lab.models.source import Source
 
 LOOK_SECONDS = 0.05
@@ -54,6 +57,7 @@ class Column:
         model: the model's name.
         emit: tells the job's events.
         text: what was said so far.
+        merging: of a live merge, how long it took.
         figures: what is known of the answer: tokens, speed, stop reason, prompt_tokens.
         failure: why there is no answer; None while there is.
     """
@@ -62,6 +66,7 @@ class Column:
     model: str
     emit: Callable[..., None]
     text: str = ""
+    merging: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     failure: LabError | None = None
     _told: float = 0.0
@@ -69,7 +74,7 @@ class Column:
     def enter(self, phase: str) -> None:
         """Tell the phase, with the figures known."""
         self._told = time.monotonic()
-        self.emit("column", column=self.place, phase=phase, **self.figures)
+        self.emit("column", column=self.place, phase=phase, **self.merging, **self.figures)
 
     def add(self, piece: Piece) -> None:
         """Take in a piece of the answer, and tell it."""
@@ -99,7 +104,7 @@ class Column:
     def row(self) -> dict[str, Any]:
         """Return the column as a transcript keeps it."""
         blank = dict.fromkeys(("tokens", "first_token_seconds", "tokens_per_second", "prompt_tokens"))
-        return {"model": self.model, "text": self.text, **blank, **self.figures}
+        return {"model": self.model, "text": self.text, **blank, **self.merging, **self.figures}
 
 
 def run(spec: CompareSpec, job: Job, cache: ModelCache | None = None) -> Outcome:
@@ -120,8 +125,8 @@ def run(spec: CompareSpec, job: Job, cache: ModelCache | None = None) -> Outcome
     columns = [Column(place, model, job.emit) for place, model in enumerate(spec.models)]
     for column in columns:
         column.enter("waiting")
-    sources = _find(columns, job)
-    answers = _Answers(spec, job.device, cache or ModelCache())
+    sources = _find(columns, spec, job)
+    answers = _Answers(spec, job.device, cache or ModelCache(), torch.get_num_threads())
     at_once = columns_at_once([source.bytes_in(job.device.dtype) for _, source in sources], job.device)
     baton = Baton(threads=_threads_each(at_once))
     with ThreadPoolExecutor(at_once, thread_name_prefix="column") as pool:
@@ -155,15 +160,20 @@ def columns_at_once(sizes: Sequence[int], device: Device) -> int:
     return max(1, len(sizes)) if sum(sizes) <= device.free_bytes * 0.8 else 1
 
 
+Asked = Source | LiveRecipe
+"""Who answers in a column."""
+
+
 @dataclass(frozen=True)
 class _Answers:
-    """Writes columns, each in a thread of its own."""
+    """Writes columns, each in a thread of its own; a live merge may use all threads of the job."""
 
     spec: CompareSpec
     device: Device
     cache: ModelCache
+    threads: int
 
-    def write(self, column: Column, source: Source, baton: Baton) -> None:
+    def write(self, column: Column, source: Asked, baton: Baton) -> None:
         """Load a model and stream its answer into a column; whatever the lab refuses, ends the column."""
         try:
             self._write(column, source, baton)
@@ -177,10 +187,25 @@ class _Answers:
             text = f"The memory of {self.device.words} ran out. Ask fewer or smaller models at once."
             column.fail(JobFailed("out_of_memory", text))
 
-    def _write(self, column: Column, source: Source, baton: Baton) -> None:
+    def _write(self, column: Column, source: Asked, baton: Baton) -> None:
         baton.check()
         torch.set_num_threads(baton.threads)
-        loaded = self.cache.get(source, self.device)
+        with self._loaded(column, source, baton) as loaded:
+            self._answer(column, loaded, baton)
+
+    @contextmanager
+    def _loaded(self, column: Column, source: Asked, baton: Baton) -> Iterator[Loaded]:
+        """Load a model, or merge a recipe into its resident model and keep it so until the answer ends."""
+        if isinstance(source, Source):
+            yield self.cache.get(source, self.device)
+            return
+        column.enter("merging")
+        live = open_live(source, self.cache, self.device)
+        with live.merged(source, threads=self.threads, breathe=baton.check) as seconds:
+            column.merging = {"merge_seconds": round(seconds, 3), "live_bytes": live.size_bytes}
+            yield live.loaded
+
+    def _answer(self, column: Column, loaded: Loaded, baton: Baton) -> None:
         prompt = render(loaded, self.spec.messages(column.place))
         column.enter("reading")
 
@@ -195,12 +220,14 @@ class _Answers:
             column.add(piece)
 
 
-def _find(columns: Sequence[Column], job: Job) -> list[tuple[Column, Source]]:
-    """Find every column's model; a column whose model is gone fails here."""
-    found = []
+def _find(columns: Sequence[Column], spec: CompareSpec, job: Job) -> list[tuple[Column, Asked]]:
+    """Find every column's model or recipe; a column whose model is gone fails here."""
+    found: list[tuple[Column, Asked]] = []
     for column in columns:
         try:
-            found.append((column, Source.find(column.model, job)))
+            recipe = spec.recipe(column.model)
+            asked = LiveRecipe.find(recipe, job) if recipe else Source.find(column.model, job)
+            found.append((column, asked))
         except BadInput as error:
             column.fail(error)
     return found

@@ -8,12 +8,13 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from math import isfinite
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lab.core.errors import JobFailed
 from lab.core.job import Job
@@ -71,7 +72,7 @@ class Engine:
         todo = [file for file in self._files if not file.is_done()]
         elements = sum(t.elements for f in todo for t in f.shard.tensors)
         torch_threads = torch.get_num_threads()
-        _keep_freed_memory()
+        keep_freed_memory()
         torch.set_num_threads(1)  # we run tensors side by side; OpenMP's own threads would spin between them
         try:
             self._known = gather(self._plan, self._work, self._recipe, job, self._threads) if todo else {}
@@ -147,23 +148,12 @@ class Engine:
             self._reader.drop(part.info)
 
     def _merge(self, tensor: OutputTensor, file: ShardFile, at: int, tick: Callable[[], None]) -> None:
-        scratch = self._scratch()
-        stack = TensorStack(tensor, self._reader, scratch, tick)
-        dtype = DTYPES[tensor.dtype]
-        draws = Draws(self._plan.seed, tensor.name)
-        knobs = dict(tensor.knobs)
-        if tensor.name in self._known:
-            knobs["known"] = self._known[tensor.name]
-        for merged in self._plan.method.stream(stack, torch.tensor(tensor.weights), knobs, draws):
-            size, rounded = len(merged), scratch.rounded(dtype)
-            if stack.base is not None:
-                torch.add(merged, stack.base, out=scratch.merged[:size])
-            rounded[:size].copy_(merged if stack.base is None else scratch.merged[:size])
-            _must_be_finite(rounded[:size], tensor)
-            file.write(at, rounded[:size].view(torch.uint8).numpy())
-            at += size * rounded.element_size()
+        known = self._known.get(tensor.name)
+        for rounded in merged_chunks(self._plan, tensor, self._reader, self._scratch(), tick, known):
+            file.write(at, rounded.view(torch.uint8).numpy())
+            at += rounded.numel() * rounded.element_size()
             with self._lock:
-                self._merged += size
+                self._merged += rounded.numel()
 
     def _copy(self, tensor: OutputTensor, file: ShardFile, at: int) -> None:
         """Copy a tensor that holds no floating point numbers, if all models agree on it."""
@@ -186,6 +176,39 @@ class Engine:
             self._local.scratch = Scratch(max(len(tensor.inputs) for tensor in self._plan.tensors))
         scratch: Scratch = self._local.scratch
         return scratch
+
+
+def merged_chunks(
+    plan: MergePlan,
+    tensor: OutputTensor,
+    reader: Reader,
+    scratch: Scratch,
+    tick: Callable[[], None],
+    known: Known | None = None,
+) -> Iterator[Tensor]:
+    """Merge one tensor in float32 and yield it in the result's dtype, chunk after chunk.
+
+    Args:
+        plan: what the tensor belongs to.
+        tensor: what to merge; not one that is copied.
+        reader: where the models' values come from.
+        scratch: this thread's buffers; a chunk lies in them and is yours only until the next.
+        tick: called before each chunk of each pass; may raise to stop.
+        known: what a first pass over many tensors found out, for methods that have one.
+
+    Raises:
+        JobFailed: a weight is not finite, or a result is too large for its dtype.
+    """
+    stack = TensorStack(tensor, reader, scratch, tick)
+    knobs = {**tensor.knobs, **({} if known is None else {"known": known})}
+    draws = Draws(plan.seed, tensor.name)
+    for merged in plan.method.stream(stack, torch.tensor(tensor.weights), knobs, draws):
+        size, rounded = len(merged), scratch.rounded(DTYPES[tensor.dtype])
+        if stack.base is not None:
+            torch.add(merged, stack.base, out=scratch.merged[:size])
+        rounded[:size].copy_(merged if stack.base is None else scratch.merged[:size])
+        _must_be_finite(rounded[:size], tensor)
+        yield rounded[:size]
 
 
 class _Progress:
@@ -253,7 +276,7 @@ def _must_be_finite(values: torch.Tensor, tensor: OutputTensor) -> None:
     )
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep freed chunks instead of giving them back to the system.
 
     It raises its bounds for that to the size of the largest block freed so far, up to 32 MiB. Without

@@ -5,10 +5,10 @@ Imports transformers and peft when first needed. Knows no job kind; one loads by
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
@@ -101,16 +101,38 @@ def load_tokenizer(source: Source) -> Any:
         ) from None
 
 
+class Held(Protocol):
+    """Something with weights in memory that the cache can let go of."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=Held)
+
+
 class ModelCache:
     """The models used last, kept in memory within a budget. Any thread may ask.
 
     Args:
         budget_bytes: for all of them together; None takes half of what the device had free at first.
+
+    Attributes:
+        loading: held while a model is loaded. Hold it to compute with tensors that are made on the way:
+            while transformers (5.23) loads, torch's default dtype is the model's, in every thread.
     """
 
     def __init__(self, budget_bytes: int | None = None) -> None:
+        self.loading = threading.Lock()
         self._budget = budget_bytes
-        self._models: OrderedDict[Hashable, Loaded] = OrderedDict()
+        self._models: OrderedDict[Hashable, Held] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, source: Source, device: Device) -> Loaded:
@@ -120,17 +142,29 @@ class ModelCache:
             BadInput: the folder is no usable model.
             JobFailed: it is too large for the memory there is.
         """
-        key = _key(source, device)
+        size_bytes = source.bytes_in(device.dtype)
+        return self.keep(_key(source, device), size_bytes, device, lambda: load(source, device))
+
+    def keep(self, key: Hashable, size_bytes: int, device: Device, make: Callable[[], Kept]) -> Kept:
+        """Return what is kept under a key, making it where it isn't; what was used longest ago makes room.
+
+        Args:
+            key: names exactly these weights; one key always keeps one type.
+            size_bytes: what it will take.
+            device: whose memory it takes.
+            make: loads it; nothing else is loaded meanwhile.
+        """
         with self._lock:  # transformers can't load two models at once in one process
             if key in self._models:
                 self._models.move_to_end(key)
-                return self._models[key]
+                return cast(Kept, self._models[key])
             if self._budget is None:
                 self._budget = device.free_bytes // 2
-            self._make_room(self._budget - source.bytes_in(device.dtype))
-            loaded = load(source, device)
-            self._models[key] = loaded
-            return loaded
+            self._make_room(self._budget - size_bytes)
+            with self.loading:
+                made = make()
+            self._models[key] = made
+            return made
 
     def has(self, source: Source, device: Device) -> bool:
         """Whether a model is in memory."""

@@ -26,7 +26,13 @@ STOP_WORDS = {
     "stopped": "stopped",
     "stop": "stopped",
 }
-PHASE_WORDS = {"waiting": "waiting", "reading": "reading", "writing": "writing", "done": "done"}
+PHASE_WORDS = {
+    "waiting": "waiting",
+    "merging": "merging",
+    "reading": "reading",
+    "writing": "writing",
+    "done": "done",
+}
 
 
 @dataclass
@@ -177,6 +183,9 @@ def _turns(spec: Mapping[str, Any], place: int) -> str:
 def _chips(column: Column, clock: tuple[str, float]) -> str:
     told = column.figures
     chips = []
+    if "merge_seconds" in told:
+        took = told["merge_seconds"]
+        chips.append(widgets.chip(f"merged in {duration(took)}" if took else "merged before"))
     if "first_token_seconds" in told:
         chips.append(widgets.chip(f"first token {duration(told['first_token_seconds'])}"))
     elif not column.is_done:

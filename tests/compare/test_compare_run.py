@@ -17,6 +17,8 @@ from lab.compare.run import columns_at_once, run
 from lab.compare.spec import CompareSpec, Turn
 from lab.core.errors import BadInput, Cancelled, JobFailed
 from lab.core.events import NewEvent, coalesce
+from lab.merge import run as merging
+from lab.merge.spec import merge_of
 from lab.models.runtime import ModelCache
 
 MakeJob = Callable[..., FakeJob]
@@ -190,3 +192,45 @@ class TestPace:
 
     def test_no_model_is_no_trouble(self) -> None:
         assert columns_at_once([], CPU) == 1
+
+
+class TestLiveMerges:
+    def test_a_recipes_column_answers_as_the_merged_model_would(
+        self, make_job: MakeJob, cache: ModelCache, tmp_path: Path
+    ) -> None:
+        recipe = merge_of("ties", [("pirate", 0.4), ("sums", 0.6)], name="mix", base="base")
+        job = make_job()
+        [made] = merging.run(recipe, job).models
+        columns = [
+            run(spec, make_job(places={"mix": made.folder}), cache).summary["columns"][0]["text"]
+            for spec in (ask("mix"), ask("mix", recipes=(recipe,)))
+        ]
+        assert columns[0] == columns[1]
+
+    def test_asking_again_merges_nothing_and_other_weights_are_merged_anew(
+        self, make_job: MakeJob, cache: ModelCache
+    ) -> None:
+        def seconds(weight: float) -> float:
+            recipe = merge_of("linear", [("pirate", weight), ("sums", 0.5)], name="mix")
+            job = make_job()
+            row = run(ask("base", "mix", recipes=(recipe,)), job, cache).summary["columns"][1]
+            assert phases(job, 1)[:2] == ["waiting", "merging"]
+            assert row["live_bytes"] > 0
+            return float(row["merge_seconds"])
+
+        assert seconds(0.25) > 0
+        assert seconds(0.25) == 0
+        assert seconds(0.75) > 0
+
+    def test_two_recipes_of_the_same_siblings_take_turns_with_the_resident_model(
+        self, make_job: MakeJob, cache: ModelCache
+    ) -> None:
+        recipes = [
+            merge_of("linear", [("pirate", weight), ("sums", 1.0)], name=f"mix-{weight}")
+            for weight in (0.2, 5.0)
+        ]
+        names = [recipe.name for recipe in recipes]
+        both = run(ask(*names, recipes=recipes), make_job(), cache).summary["columns"]
+        for column, recipe in zip(both, recipes, strict=True):
+            alone = run(ask(recipe.name, recipes=(recipe,)), make_job(), cache).summary["columns"][0]
+            assert column["text"] == alone["text"]

@@ -11,6 +11,7 @@ from lab.compare.check import check
 from lab.compare.spec import CompareSpec, Turn
 from lab.core.errors import BadInput, problems_of
 from lab.core.spec import canonical_json
+from lab.merge.spec import merge_of
 from lab.models.sampling import Sampling
 
 
@@ -97,3 +98,31 @@ class TestCheck:
         with pytest.raises(BadInput, match="this machine has") as caught:
             check(spec(), FakeShelf(bench.root, memory=1000))
         assert caught.value.field == "models"
+
+
+class TestRecipes:
+    def test_a_recipe_is_one_of_the_columns(self) -> None:
+        recipe = merge_of("linear", [("pirate", 1.0), ("sums", 1.0)], name="mix")
+        asked = spec(models=("base", "mix"), recipes=(recipe,))
+        assert asked.recipe("mix") == recipe
+        assert asked.models_used() == ("base", "pirate", "sums")
+        assert asked.models_made() == ()
+        with pytest.raises(ValidationError, match="among the models"):
+            spec(models=("base", "other"), recipes=(recipe,))
+
+    def test_models_that_are_no_siblings_are_refused_in_words_at_the_recipe(self, shelf: FakeShelf) -> None:
+        recipe = merge_of("linear", [("pirate", 1.0), ("wide", 1.0)], name="mix")
+        with pytest.raises(BadInput, match="wide has a width of 128, pirate one of 64") as caught:
+            check(spec(models=("base", "mix"), recipes=(recipe,)), shelf)
+        assert caught.value.field == "recipes.0.models.1.model"
+
+    def test_the_siblings_memory_is_counted_in_the_need(self, shelf: FakeShelf) -> None:
+        plain = check(spec(models=("base",)), shelf)
+        recipe = merge_of("linear", [("pirate", 1.0), ("sums", 1.0)], name="mix")
+        live = check(spec(models=("base", "mix"), recipes=(recipe,)), shelf)
+        held = sum(file.stat().st_size for name in ("pirate", "sums") for file in _weights(shelf, name))
+        assert live.need.memory_bytes - plain.need.memory_bytes == pytest.approx(held, rel=0.05)
+
+
+def _weights(shelf: FakeShelf, name: str) -> list[Path]:
+    return list(shelf.model(name).glob("*.safetensors"))

@@ -12,12 +12,15 @@ from pydantic import ValidationError
 from lab.compare.spec import CompareSpec, Turn
 from lab.core.errors import LabError, Problem, problems_of
 from lab.core.store.rows import JobRow
+from lab.merge.spec import MergeSpec
 from lab.ui import form, modelview, widgets
+from lab.ui.liverecipes import heads, without_paths
 from lab.ui.pages import scores
+from lab.ui.pages.livemerge import LiveMerge
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services, Who
 from lab.ui.tailing import Ear, catch_up, tail
-from lab.ui.transcript import Transcript, columns_html, empty_columns
+from lab.ui.transcript import Head, Transcript, columns_html, empty_columns
 from lab.ui.words import listed
 
 _SHOWN = ("temperature", "seed", "max_new_tokens")
@@ -45,6 +48,7 @@ def build(services: Services) -> None:
             system = gr.Textbox(
                 label="System prompt", lines=2, max_lines=6, info="Instructions before everything"
             )
+        page.live = live = LiveMerge(services)
     answers = widgets.picture(elem_id="lab-answers")
     with gr.Row(elem_classes="lab-panel lab-ask", elem_id="lab-ask", equal_height=True):
         question = gr.Textbox(
@@ -62,23 +66,26 @@ def build(services: Services) -> None:
     page.sampling = sampling
     told = [answers, run, question, problems, *sampling.lines, ask, stop, fresh]
     when_page_opens(page.open, None, [models, answers, seen], "compare_open")
-    when_page_opens(page.resume, None, told, "compare_resume", tails=True)
+    resumed = when_page_opens(page.resume, None, told, "compare_resume", tails=True)
     timer = gr.Timer(1.5)
-    ask.click(
-        page.ask, [models, system, question, run, *sampling.inputs], told, api_name="compare",
+    given = [models, system, question, run, *sampling.inputs, *live.inputs]
+    asked = ask.click(
+        page.ask, given, told, api_name="compare",
         show_progress="hidden", concurrency_limit=None, concurrency_id="tail",
     )  # fmt: skip
     stop.click(page.stop, [run], [problems], api_name="compare_stop", show_progress="hidden")
     fresh.click(page.start_over, [models], told, api_name="compare_new", show_progress="hidden")
-    models.input(
+    live.bind_asking(page.ask_again, run, given, told, [asked, resumed])
+    gr.on(
+        [models.input, live.fields.is_on.input],
         page.preview,
-        [models, run],
+        [models, run, *live.inputs],
         [answers, run, problems, fresh],
         api_name="compare_choose",
         show_progress="hidden",
     )
     section = scores.build_section(services, models)
-    every(timer, [Part(page.choices, [seen], [models, answers, seen]), section], "compare_tick")
+    every(timer, [Part(page.choices, [seen], [models, answers, seen]), section, *live.parts], "compare_tick")
 
 
 def _sampling(services: Services, names: Sequence[str]) -> form.Form:
@@ -93,6 +100,7 @@ class _Compare:
         self.services = services
         self.ear = Ear(services.desk)
         self.sampling = form.Form(())
+        self.live: LiveMerge
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """Offer the models, choose two, and draw empty columns."""
@@ -116,7 +124,7 @@ class _Compare:
             return gr.Dropdown(choices=names, value=names[:1]), self._empty(names[:1], who), digests
         return gr.Dropdown(choices=names), gr.skip(), digests
 
-    def preview(self, chosen: list[str], run: str, request: gr.Request) -> tuple[Any, ...]:
+    def preview(self, chosen: list[str], run: str, request: gr.Request, *live: Any) -> tuple[Any, ...]:
         """Draw empty columns for another choice of models: it begins a new conversation.
 
         Answers that are still being written stay and go on; the choice holds for the next question.
@@ -124,8 +132,9 @@ class _Compare:
         who = self.services.who(request)
         job = self._find(run, who)
         if job is None or job.is_terminal:
-            return self._empty(chosen, who), "", "", gr.Button(visible=False)
-        is_other = list(job.spec["models"]) != list(chosen or ()) and bool(chosen)
+            return self._empty(chosen, who, is_live=live[0]), "", "", gr.Button(visible=False)
+        before = [name for name in job.spec["models"] if name not in _recipe_names(job)]
+        is_other = before != list(chosen or ()) and bool(chosen)
         words = f"These answers go on. Your next question goes to {listed(chosen)}." if is_other else ""
         return gr.skip(), gr.skip(), widgets.note(words) if words else "", gr.skip()
 
@@ -142,16 +151,30 @@ class _Compare:
         return ""
 
     async def ask(
-        self, models: list[str], system: str, question: str, run: str, request: gr.Request, *sampling: Any
+        self, models: list[str], system: str, question: str, run: str, request: gr.Request, *rest: Any
     ) -> AsyncIterator[tuple[Any, ...]]:
         """Submit a question, then follow the answers until they end."""
         who = self.services.who(request)
         try:
-            job = await asyncio.to_thread(self._submit, models, system, question, run, sampling, who)
+            job = await asyncio.to_thread(self._submit, models, system, question, run, rest, who)
         except (ValidationError, LabError) as error:
-            yield self._told(gr.skip(), gr.skip(), gr.skip(), problems_of(error), is_live=False)
+            problems = without_paths(problems_of(error))
+            yield self._told(gr.skip(), gr.skip(), gr.skip(), problems, is_live=False)
             return
         async for update in self._tail(job, who):
+            yield update
+
+    async def ask_again(
+        self, wish: bool, models: list[str], system: str, question: str, run: str,
+        request: gr.Request, *rest: Any,
+    ) -> AsyncIterator[tuple[Any, ...]]:  # fmt: skip
+        """Ask what was asked last, or what stands in the box, now that the live merge is another."""
+        job = self._find(run, self.services.who(request))
+        question = question.strip() or (str(job.spec["prompt"]) if job else "")
+        if not wish or not question:
+            yield tuple(gr.skip() for _ in range(7 + len(self.sampling.lines)))
+            return
+        async for update in self.ask(models, system, question, "", request, *rest):
             yield update
 
     async def resume(self, request: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
@@ -164,23 +187,31 @@ class _Compare:
             yield update
 
     def _submit(
-        self, models: list[str], system: str, question: str, run: str, sampling: Sequence[Any], who: Who
+        self, models: list[str], system: str, question: str, run: str, rest: Sequence[Any], who: Who
     ) -> JobRow:
+        sampling = len(self.sampling.inputs)
+        recipe = self.live.recipe(rest[sampling:], who)
+        columns = [*(models or ()), *([recipe.name] if recipe else [])]
+        recipes = (recipe,) if recipe else ()
         spec = CompareSpec(
-            models=tuple(models or ()),
+            models=tuple(columns),
+            recipes=recipes,
             prompt=question or "",
             system=system or "",
-            earlier=self._earlier(run, models, who),
-            **self.sampling.values(sampling),
+            earlier=self._earlier(run, columns, recipes, who),
+            **self.sampling.values(rest[:sampling]),
         )
         return self.services.desk.submit(spec, who.name, uuid.uuid4().hex)
 
-    def _earlier(self, run: str, models: list[str], who: Who) -> tuple[Turn, ...]:
-        """Return the conversation so far, where the same models go on with it."""
+    def _earlier(
+        self, run: str, models: list[str], recipes: Sequence[MergeSpec], who: Who
+    ) -> tuple[Turn, ...]:
+        """Return the conversation so far, where the same models and recipes go on with it."""
         if not run:
             return ()
         job = self.services.desk.own(run, who.name)
-        if list(job.spec["models"]) != list(models):
+        stored = [MergeSpec.model_validate(one) for one in job.spec.get("recipes", ())]
+        if list(job.spec["models"]) != list(models) or stored != list(recipes):
             return ()
         answers = self._transcript(job).answers
         before = tuple(Turn(**turn) for turn in job.spec["earlier"])
@@ -188,14 +219,14 @@ class _Compare:
 
     async def _tail(self, job: JobRow, who: Who) -> AsyncIterator[tuple[Any, ...]]:
         """Yield what the job has said, all columns in one update, until it ends."""
-        heads = modelview.heads(modelview.visible(self.services.store, who), job.spec["models"])
+        over = heads(modelview.visible(self.services.store, who), job.spec)
         transcript = Transcript.of(job.spec)
         is_first = True
         asked = time.monotonic() - max(
             await asyncio.to_thread(self.services.store.database.time) - job.created, 0
         )
         async for now in tail(self.ear, job, transcript):
-            html = columns_html(now.id, now.spec, transcript, heads, time.monotonic() - asked)
+            html = columns_html(now.id, now.spec, transcript, over, time.monotonic() - asked)
             told = self._told(html, now.id, gr.skip(), _faults(now), is_live=not now.is_terminal)
             # Only the first update clears earlier problems: what was said meanwhile stays.
             yield told if is_first or _faults(now) else self._without_problems(told)
@@ -235,9 +266,14 @@ class _Compare:
     def _names(self, who: Who) -> list[str]:
         return modelview.names(modelview.visible(self.services.store, who))
 
-    def _empty(self, chosen: list[str], who: Who) -> str:
-        heads = modelview.heads(modelview.visible(self.services.store, who), chosen or ())
-        return empty_columns(heads, "The answer will be written here.") if heads else _EMPTY
+    def _empty(self, chosen: list[str], who: Who, *, is_live: bool = False) -> str:
+        over = modelview.heads(modelview.visible(self.services.store, who), chosen or ())
+        over += [Head("live", "merged when you ask")] if is_live else []
+        return empty_columns(over, "The answer will be written here.") if over else _EMPTY
+
+
+def _recipe_names(job: JobRow) -> set[str]:
+    return {recipe["name"] for recipe in job.spec.get("recipes", ())}
 
 
 def _faults(job: JobRow) -> list[Problem]:
