@@ -38,14 +38,14 @@ class LiveRecipe:
         Raises:
             BadInput: the models are no siblings, or the recipe stacks layers; says why.
         """
-        if spec.slices:
-            raise BadInput(
-                "This recipe puts layers together from slices.",
-                "A live merge takes whole models, because the result has the models' own shape.",
-                "Merge it on the Merge page.",
-                field="slices",
-            )
-        return cls(spec, prepare(spec, shelf))
+        for field, does in _TOO_MUCH.items():
+            if getattr(spec, field) not in (None, (), "model"):
+                raise _refusal(does, field)
+        plan = prepare(spec, shelf)
+        first = plan.method.statistics
+        if first and any(first.rounds_for(tensor.knobs) for tensor in plan.tensors):
+            raise _refusal("compares whole layers or models before it merges", "method")
+        return cls(spec, plan)
 
     @property
     def name(self) -> str:
@@ -85,6 +85,25 @@ class LiveRecipe:
         for tensor in self.plan.tensors:
             for part in (*tensor.inputs, *([tensor.base] if tensor.base else [])):
                 yield from _stored(part)
+
+
+_TOO_MUCH = {
+    "slices": "puts layers together from slices",
+    "intermediates": "has merges on the way",
+    "tokenizer": "makes a vocabulary of its own",
+    "chat_template": "brings a chat template",
+    "result": "makes an adapter",
+}
+"""What a live merge cannot be, by the field that asks for it."""
+
+
+def _refusal(does: str, field: str) -> BadInput:
+    return BadInput(
+        f"This recipe {does}.",
+        "A live merge takes whole models tensor by tensor, because the result has the models' own shape.",
+        "Merge it on the Merge page.",
+        field=field,
+    )
 
 
 def _stored(part: Part) -> Iterator[TensorInfo]:

@@ -61,7 +61,10 @@ class TestSameNumbers:
         self, method: str, make_job: MakeJob, bench_shelf: FakeShelf
     ) -> None:
         models = (("base", 0.5), ("sums", 0.7)) if merge_methods[method].base == "first" else ()
-        spec = recipe_of(method, *models, dtype="bfloat16")
+        if merge_methods[method].models[0] == 3:
+            models = (("base", 1.0), ("pirate", 0.5), ("sums", 0.7))
+        knobs = {"scope": "tensor"} if "scope" in merge_methods[method].parameters else {}
+        spec = recipe_of(method, *models, knobs=knobs, dtype="bfloat16")
         live, recipe = live_of(spec, bench_shelf)
         with live.merged(recipe, threads=2):
             assert same(numbers(live.loaded.model), kept(spec, make_job()))
