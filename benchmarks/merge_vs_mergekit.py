@@ -1,119 +1,190 @@
-"""Merges of a 0.5B model against mergekit 0.1.5: CPU seconds, memory, and that the results agree.
+"""Merges of a 0.5B model against mergekit 0.1.5: CPU seconds cold and warm, memory, and that results agree.
 
-Both run as commands on the same files and the same recipe, in turns, with one thread. mergekit lives in
-a virtual environment of its own, `.mergekit-venv`, made at the first run.
+    python -m benchmarks.merge_vs_mergekit [--methods ties,sce] [--times 1] [--room FOLDER] [--seven]
+
+Both run as commands on the same files and the same recipe, in turns, with one thread. "Cold" is the whole
+command; "warm" is what it took after its imports. mergekit lives in a virtual environment of its own,
+`.mergekit-venv`, made at the first run. --seven merges models of 7B shape here alone, to see the memory.
 """
 
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
-from benchmarks.table import Row
+from benchmarks.checkpoints import HALF_BILLION, SEVEN_BILLION, Shape, write_linked, write_model
+from benchmarks.table import Row, table
 
 ROOT = Path(__file__).parents[1]
 VENV = ROOT / ".mergekit-venv"
 PINS = ("torch==2.13.0", "mergekit==0.1.5")
-SHARD_BYTES = 300_000_000
 OWN_MIB = 500
-FEWER = {"linear": 3.0, "ties": 8.0}
-"""How many times fewer CPU seconds than mergekit each method should take."""
-
-
-STARTER = """
-import json, os, subprocess, sys
-process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
-_, status, usage = os.wait4(process.pid, 0)
-print(json.dumps({"cpu_seconds": usage.ru_utime + usage.ru_stime, "rss_mib": usage.ru_maxrss / 1024}))
-sys.exit(bool(status))
-"""
-"""Runs a command and prints what it took."""
+MODELS = ("base", "one", "two", "three")
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The sizes of a random Llama checkpoint."""
+class Contest:
+    """One method as it is compared.
 
-    hidden: int
-    mlp: int
-    layers: int
-    vocab: int
-    heads: int = 16
-    kv_heads: int = 4
+    Attributes:
+        fewer: how many times fewer CPU seconds than mergekit it should take, cold and warm.
+        models: the models besides the base.
+        weight: each model's weight, where it has one.
+        base: whether the base is named.
+        knobs: the recipe's parameters, in YAML.
+        walls: how many times the wall seconds of copying as many bytes it may take; 0 is not asked.
+        sampled: whether chance decides, so that results can't be equal.
+    """
+
+    fewer: float
+    models: int = 3
+    weight: float = 0.4
+    base: bool = True
+    knobs: str = ""
+    walls: float = 0.0
+    sampled: bool = False
 
 
-HALF_BILLION = Shape(hidden=1024, mlp=3584, layers=32, vocab=49_152)
-TINY = Shape(hidden=64, mlp=96, layers=2, vocab=512)
+CONTESTS = {
+    "linear": Contest(3, weight=0.3, base=False, walls=2),
+    "passthrough": Contest(3, models=1, weight=0, base=False, walls=2),
+    "slerp": Contest(5, models=1, weight=0, knobs="t: 0.4"),
+    "model_stock": Contest(3, weight=0),
+    "dare_ties": Contest(5, knobs="density: 0.5", sampled=True),
+    "breadcrumbs": Contest(5, knobs="density: 0.5, gamma: 0.05"),
+    "ties": Contest(10, knobs="density: 0.5", walls=5),
+    "sce": Contest(10, weight=0, knobs="select_topk: 0.2"),
+    "della": Contest(10, knobs="density: 0.5", sampled=True),
+    "nuslerp": Contest(5, models=2, base=False),
+    "multislerp": Contest(5),
+    "karcher": Contest(5, weight=0, base=False),
+    "nearswap": Contest(3, models=1, weight=0, knobs="t: 0.001"),
+    "ram": Contest(3, weight=0),
+    "arcee_fusion": Contest(3, models=1, weight=0, sampled=True),
+}
+STANDARD = ("linear", "ties")
+"""What `make bench` compares; the rest is asked for by name."""
+
+WRAPPER = """
+import json, os, resource, subprocess, sys, time
+start = time.monotonic()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)
+told = process.stdout.read()
+_, status, usage = os.wait4(process.pid, 0)
+warm = [line.split()[1] for line in told.splitlines() if line.startswith("warm ")]
+cpu = usage.ru_utime + usage.ru_stime
+print(json.dumps({"cpu_seconds": cpu, "warm_seconds": float(warm[-1]) if warm else cpu,
+    "rss_mib": usage.ru_maxrss / 1024, "wall_seconds": time.monotonic() - start}))
+sys.exit(bool(status))
+"""
+"""Runs a command and prints what it took. A small process: a child's peak memory counts its parent's."""
+
+OURS = """
+import gc; gc.disable()
+import sys, time
+from lab.__main__ import _find_devices, _new_cache, _words_for
+from lab.cli import Machine, main
+import torch, lab.merge.run
+mark = time.process_time()
+code = main(sys.argv[1:], Machine(_find_devices, _words_for, _new_cache))
+print("warm", time.process_time() - mark)
+sys.exit(code)
+"""
+
+THEIRS = """
+import sys, time
+from mergekit.scripts.run_yaml import main
+import mergekit.merge, mergekit.plan, transformers
+mark = time.process_time()
+main(sys.argv[1:], standalone_mode=False)
+print("warm", time.process_time() - mark)
+"""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one command took: CPU seconds of user and system, and its peak resident memory."""
+    """What one command took: CPU seconds of user and system, wall seconds, and its peak resident memory."""
 
     cpu_seconds: float
+    warm_seconds: float
     rss_mib: float
+    wall_seconds: float
 
 
-def measure(shape: Shape = HALF_BILLION, times: int = 2) -> list[Row]:
-    """Merge three fine-tunes of one base both ways, and compare.
+def measure(
+    methods: Sequence[str] = STANDARD,
+    times: int = 2,
+    shape: Shape = HALF_BILLION,
+    room: Path | None = None,
+) -> list[Row]:
+    """Merge fine-tunes of one base both ways, and compare.
 
     Args:
-        shape: how large the models are.
+        methods: which, of CONTESTS.
         times: how often each command runs; the best run counts.
+        shape: how large the models are.
+        room: where the models lie or are made, and stay; a folder that is removed when not given.
     """
     reason = install()
     with tempfile.TemporaryDirectory(prefix="merge-bench-") as name:
-        room = Path(name)
-        for place, model in enumerate(("base", "one", "two", "three")):
-            write_model(room / model, shape, seed=place)
+        place = room or Path(name)
+        place.mkdir(exist_ok=True)
+        for seed, model in enumerate(MODELS):
+            if not (place / model / "tokenizer.json").exists():
+                write_model(place / model, shape, seed)
         rows = []
-        for method in FEWER:
-            rows += compare(room, method, times, reason)
+        for method in methods:
+            rows += compare(place, method, times, reason)
+            print(table(method, "so far", rows[-6:]), file=sys.stderr, flush=True)
         return rows
 
 
 def compare(room: Path, method: str, times: int, reason: str) -> list[Row]:
     """Run one method both ways, in turns, and return what came of it."""
-    recipe = room / f"{method}.yaml"
+    contest, recipe = CONTESTS[method], room / f"{method}.yaml"
     recipe.write_text(recipe_for(room, method))
     ours, theirs = [], []
     for _ in range(times):
         shutil.rmtree(room / "ours", ignore_errors=True)
-        ours.append(timed([sys.executable, "-m", "lab", "merge", str(recipe), str(room / "ours"), "--quiet"]))
+        ours.append(timed([sys.executable, "-c", OURS, *_arguments(recipe, room / "ours")]))
         if not reason:
             shutil.rmtree(room / "theirs", ignore_errors=True)
             theirs.append(timed(mergekit_command(recipe, room / "theirs")))
-    idle = timed([sys.executable, "-c", "import lab.cli, lab.merge.run"])
     best = min(ours, key=lambda run: run.cpu_seconds)
-    own = max(run.rss_mib for run in ours) - idle.rss_mib
-    rows = [Row(f"{method}, memory of its own", f"{own:.0f} MiB", f"under {OWN_MIB} MiB", own < OWN_MIB)]
-    what = f"{method}, CPU seconds against mergekit 0.1.5"
-    target = f"at least {FEWER[method]:g} times fewer"
+    rows = [_memory_row(method, max(run.rss_mib for run in ours))]
+    if contest.walls:
+        rows.append(_wall_row(room, method, min(run.wall_seconds for run in ours)))
     if reason:
-        return [*rows, Row(what, "not measured", target, note=reason)]
+        return [*rows, Row(f"{method}, against mergekit 0.1.5", "not measured", note=reason)]
     other = min(theirs, key=lambda run: run.cpu_seconds)
-    factor = other.cpu_seconds / best.cpu_seconds
     return [
-        Row(
-            what,
-            f"{factor:.1f} times fewer",
-            target,
-            factor >= FEWER[method],
-            f"{best.cpu_seconds:.1f} s to {other.cpu_seconds:.1f} s, one thread",
-        ),
+        _factor_row(f"{method}, cold", best.cpu_seconds, other.cpu_seconds, contest.fewer),
+        _factor_row(f"{method}, warm", best.warm_seconds, other.warm_seconds, contest.fewer),
         *rows,
         Row(f"{method}, peak memory", f"{best.rss_mib:.0f} MiB", note=f"mergekit {other.rss_mib:.0f} MiB"),
         agreement(room / "ours", room / "theirs", method),
     ]
+
+
+def seven(room: Path) -> list[Row]:
+    """Merge three links to a model of 7B shape by TIES, and see the memory: 27 GB of disk while it runs."""
+    write_model(room / "base", SEVEN_BILLION, seed=0)
+    for model in MODELS[1:]:
+        write_linked(room / model, room / "base")
+    recipe = room / "ties.yaml"
+    recipe.write_text(recipe_for(room, "ties"))
+    run = timed([sys.executable, "-c", OURS, *_arguments(recipe, room / "ours")])
+    took = Row("7B ties", f"{run.cpu_seconds:.0f} CPU s", note=f"{run.wall_seconds:.0f} s wall, one thread")
+    return [_memory_row("7B ties", run.rss_mib), took]
 
 
 def install() -> str:
@@ -134,32 +205,33 @@ def install() -> str:
 
 def mergekit_command(recipe: Path, out: Path) -> list[str]:
     """Return the command that merges with mergekit on one thread."""
-    program = str(VENV / "bin" / "mergekit-yaml")
-    return [program, str(recipe), str(out), "--no-copy-tokenizer", "-j", "1", "--quiet"]
+    python = str(VENV / "bin" / "python")
+    return [python, "-c", THEIRS, str(recipe), str(out), "--no-copy-tokenizer", "-j", "1", "--quiet"]
 
 
 def timed(command: list[str]) -> Run:
-    """Run a command and return what it took, its children included.
-
-    A small process starts it: a child's peak memory counts what its parent held when it was started.
-    """
+    """Run a command and return what it took, its children included."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LAB_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    starter = [sys.executable, "-S", "-c", STARTER, *command]
-    done = subprocess.run(starter, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    wrapped = [sys.executable, "-S", "-c", WRAPPER, *command]
+    done = subprocess.run(wrapped, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
+        raise RuntimeError(f"{' '.join(command)[-400:]} failed:\n{done.stderr[-4000:]}")
     return Run(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def recipe_for(room: Path, method: str) -> str:
-    """Return the recipe: linear with weights of 0.3, ties with weights of 0.4 and density 0.5."""
-    weight = {"linear": 0.3, "ties": 0.4}[method]
-    models = "".join(
-        f"  - model: {room / model}\n    parameters: {{weight: {weight}}}\n"
-        for model in ("one", "two", "three")
-    )
-    extra = f"base_model: {room / 'base'}\nparameters: {{density: 0.5}}\n" if method == "ties" else ""
-    return f"models:\n{models}merge_method: {method}\n{extra}dtype: bfloat16\n"
+    """Return the recipe in mergekit's YAML."""
+    contest = CONTESTS[method]
+    lines = ["models:"]
+    for model in MODELS[1 : contest.models + 1]:
+        lines.append(f"  - model: {room / model}")
+        if contest.weight:
+            lines.append(f"    parameters: {{weight: {contest.weight}}}")
+    if contest.base:
+        lines.append(f"base_model: {room / 'base'}")
+    if contest.knobs:
+        lines.append(f"parameters: {{{contest.knobs}}}")
+    return "\n".join([*lines, f"merge_method: {method}", "dtype: bfloat16", ""])
 
 
 def agreement(ours: Path, theirs: Path, method: str) -> Row:
@@ -174,8 +246,12 @@ def agreement(ours: Path, theirs: Path, method: str) -> Row:
         equal += int((a == b).sum())
         total += a.numel()
         largest = max(largest, float((a - b).abs().max()))
-    note = f"largest difference {largest:.1e}; mergekit computes deltas in bfloat16, we in float32"
-    return Row(f"{method}, elements equal to mergekit's", f"{equal / total:.1%}", note=note)
+    why = "chance decides" if CONTESTS[method].sampled else "mergekit computes in bfloat16, we in float32"
+    return Row(
+        f"{method}, elements equal to mergekit's",
+        f"{equal / total:.1%}",
+        note=f"largest difference {largest:.1e}; {why}",
+    )
 
 
 def tensors_of(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -185,63 +261,76 @@ def tensors_of(folder: Path) -> Iterator[tuple[str, Path]]:
             yield from ((name, file) for name in tensors.keys())  # noqa: SIM118  it is no mapping
 
 
-def write_model(folder: Path, shape: Shape, seed: int) -> None:
-    """Write a random bf16 Llama: seed 0 is the base, others are it plus noise of a tenth of its scale."""
-    folder.mkdir()
-    base, noise = torch.Generator().manual_seed(0), torch.Generator().manual_seed(seed)
-    shards: list[dict[str, torch.Tensor]] = [{}]
-    for name, sizes in shapes_of(shape).items():
-        values = torch.randn(sizes, generator=base) * 0.02
-        if seed:
-            values += torch.randn(sizes, generator=noise) * 0.002
-        if sum(tensor.nbytes for tensor in shards[-1].values()) > SHARD_BYTES:
-            shards.append({})
-        shards[-1][name] = values.bfloat16()
-    weight_map = {}
-    for place, shard in enumerate(shards, 1):
-        file = f"model-{place:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(shard, file)
-    index = {"metadata": {}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(config_of(shape)))
-    (folder / "tokenizer.json").write_text("{}")
+def copy_seconds(room: Path, method: str) -> float:
+    """Return how long it takes to read a merge's inputs and to write and sync its output, nothing more."""
+    contest = CONTESTS[method]
+    models = (*MODELS[1 : contest.models + 1], *(MODELS[:1] if contest.base else ()))
+    start = time.monotonic()
+    for model in models[1:]:
+        for file in sorted((room / model).glob("*.safetensors")):
+            with file.open("rb", buffering=0) as handle:
+                buffer = bytearray(1 << 22)
+                while handle.readinto(buffer):
+                    pass
+    (room / "copy").mkdir()
+    subprocess.run(["cp", "-r", f"{room / models[0]}/.", str(room / "copy")], check=True)
+    for file in (room / "copy").glob("*.safetensors"):
+        subprocess.run(["sync", str(file)], check=True)
+    took = time.monotonic() - start
+    shutil.rmtree(room / "copy")
+    return took
 
 
-def shapes_of(shape: Shape) -> Mapping[str, tuple[int, ...]]:
-    """Return the tensors of an untied Llama."""
-    hidden, mlp = shape.hidden, shape.mlp
-    keys = hidden // shape.heads * shape.kv_heads
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocab, hidden)}
-    for layer in range(shape.layers):
-        stem = f"model.layers.{layer}"
-        shapes |= {
-            f"{stem}.input_layernorm.weight": (hidden,),
-            f"{stem}.self_attn.q_proj.weight": (hidden, hidden),
-            f"{stem}.self_attn.k_proj.weight": (keys, hidden),
-            f"{stem}.self_attn.v_proj.weight": (keys, hidden),
-            f"{stem}.self_attn.o_proj.weight": (hidden, hidden),
-            f"{stem}.post_attention_layernorm.weight": (hidden,),
-            f"{stem}.mlp.gate_proj.weight": (mlp, hidden),
-            f"{stem}.mlp.up_proj.weight": (mlp, hidden),
-            f"{stem}.mlp.down_proj.weight": (hidden, mlp),
-        }
-    return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (shape.vocab, hidden)}
+def _arguments(recipe: Path, out: Path) -> list[str]:
+    return ["merge", str(recipe), str(out), "--quiet"]
 
 
-def config_of(shape: Shape) -> dict[str, object]:
-    """Return the checkpoint's config.json."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.mlp,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "vocab_size": shape.vocab,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False,
-        "dtype": "bfloat16",
-    }
+def _factor_row(what: str, ours: float, theirs: float, fewer: float) -> Row:
+    factor = theirs / ours
+    return Row(
+        f"{what}, CPU seconds against mergekit 0.1.5",
+        f"{factor:.1f} times fewer",
+        f"at least {fewer:g} times fewer",
+        factor >= fewer,
+        f"{ours:.1f} s to {theirs:.1f} s, one thread",
+    )
+
+
+def _memory_row(method: str, peak_mib: float) -> Row:
+    idle = timed([sys.executable, "-c", "import lab.cli, lab.merge.run"])
+    own = peak_mib - idle.rss_mib
+    return Row(f"{method}, memory of its own", f"{own:.0f} MiB", f"under {OWN_MIB} MiB", own < OWN_MIB)
+
+
+def _wall_row(room: Path, method: str, wall: float) -> Row:
+    plain, walls = copy_seconds(room, method), CONTESTS[method].walls
+    return Row(
+        f"{method}, wall seconds against reading and copying as many bytes",
+        f"{wall / plain:.1f} times",
+        f"at most {walls:g} times",
+        wall <= walls * plain,
+        f"{wall:.1f} s to {plain:.1f} s",
+    )
+
+
+def main() -> int:
+    """Compare the methods that were asked for, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", default=",".join(STANDARD), help="a list with commas, or all")
+    parser.add_argument("--times", type=int, default=1, help="how often each runs; the best counts")
+    parser.add_argument("--room", type=Path, help="where the models lie or are made, and stay")
+    parser.add_argument("--seven", action="store_true", help="merge models of 7B shape here alone")
+    args = parser.parse_args()
+    if args.seven:
+        with tempfile.TemporaryDirectory(prefix="merge-bench-", dir=args.room) as room:
+            rows = seven(Path(room))
+    else:
+        methods = list(CONTESTS) if args.methods == "all" else args.methods.split(",")
+        rows = measure(methods, args.times, room=args.room)
+    command = " ".join(["python -m benchmarks.merge_vs_mergekit", *sys.argv[1:]])
+    print(table("merges against mergekit", command, rows))
+    return int(any(row.is_met is False for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

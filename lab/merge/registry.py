@@ -60,6 +60,13 @@ class Stack(Protocol):
         """
         ...
 
+    def sample(self, count: int) -> Tensor:
+        """Return about so many elements from all over the tensor, the same of each model.
+
+        Shape (models, any), float32.
+        """
+        ...
+
 
 Streamed = Callable[..., Iterator[Tensor]]
 """A method in chunks: `streamed(stack, weights, **knobs)` yields a merged chunk for each of its last pass."""

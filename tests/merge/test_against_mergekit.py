@@ -99,6 +99,9 @@ class Given(Draws):
     def integers(self, model: int, start: int, count: int) -> np.ndarray:
         return self._drawn[model][start : start + count]
 
+    def keep(self, model: int, probability: float, start: int, count: int) -> Tensor:
+        return torch.from_numpy(self.integers(model, start, count) < probability * 65536)
+
 
 def tensors() -> dict[str, Tensor]:
     """Return a base and three fine-tunes that share a direction, in each shape, and their draws."""

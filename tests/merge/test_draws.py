@@ -36,11 +36,20 @@ def test_as_many_are_kept_as_the_probability_says(probability: float):
     assert abs(float(kept.float().mean()) - probability) < 4 * spread
 
 
-def test_a_probability_between_two_steps_of_sixteen_bits_is_exact_on_average():
-    # 16 bits alone would keep one or two in 65,536; the further bits make it one and a half.
-    draws, probability = Draws(5, "t"), 1.5 / 65536
-    total = 1 << 22
-    assert abs(int(draws.keep(0, probability, 0, total).sum()) - 96) < 40  # 4 standard deviations
+def test_a_probability_between_two_steps_of_eight_bits_is_exact_on_average():
+    # A fifth of a step: 8 bits alone would keep none, or one in 256.
+    total = 1 << 20
+    kept = int(Draws(5, "t").keep(0, 0.2 / 256, 0, total).sum())
+    assert abs(kept - 819) < 4 * 819**0.5
+
+
+def test_decisions_are_the_same_in_any_chunk_and_any_order():
+    whole = Draws(7, "t").keep(1, 0.3, 0, 1000)
+    for length in (1, 32, 100):
+        draws = Draws(7, "t")
+        starts = range(0, 1000, length)
+        pieces = {start: draws.keep(1, 0.3, start, min(length, 1000 - start)) for start in reversed(starts)}
+        assert torch.equal(torch.cat([pieces[start] for start in starts]), whole)
 
 
 def test_none_and_all_are_certain():

@@ -42,6 +42,9 @@ class Chosen(Draws):
     def integers(self, model: int, start: int, count: int) -> np.ndarray:
         return self._drawn[start : start + count]
 
+    def keep(self, model: int, probability: float, start: int, count: int) -> Tensor:
+        return torch.from_numpy(self.integers(model, start, count) < probability * 65536)
+
 
 def same(actual: Tensor, expected: list[Any]) -> None:
     torch.testing.assert_close(actual, tensor(expected), rtol=1e-5, atol=1e-6)

@@ -64,7 +64,7 @@ def arcee_fusion_streamed(stack: Stack, weights: Tensor) -> Iterator[Tensor]:  #
         return ([importance.flatten()] for _, _, importance in importances())
 
     counts = [total - place for place in _places(total)]  # of the largest, the last is the one sought
-    bound = _bound(*largest_values(passes, counts))
+    bound = _bound(*largest_values(passes, counts, total))
     for base, change, importance in importances():
         yield base.add_(change.mul_(importance.flatten() >= bound))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from lab.merge.registry import PerModel, Stack, Streamed, for_each, merge_methods
-from lab.merge.selection import keep_largest, several_cuts
+from lab.merge.selection import keep_largest, sample_size, several_cuts
 from lab.merge.sparse import (
     Density,
     Lambda,
@@ -124,7 +124,7 @@ def _bands(
 
 
 def _streamed(*, elect: bool) -> Streamed:
-    """Make the form in chunks: two passes to find both ends of the band, one to trim and sum."""
+    """Make the form in chunks: a pass to find both ends of the band, three at worst; one to trim and sum."""
 
     def streamed(
         stack: Stack,
@@ -138,7 +138,8 @@ def _streamed(*, elect: bool) -> Streamed:
     ) -> Iterator[Tensor]:
         total = torch.Size(stack.shape).numel()
         bands = _bands(density, gamma, len(weights), total)
-        cuts = several_cuts(lambda: (chunk.abs_() for chunk in stack.chunks()), bands, total)
+        sample = stack.sample(sample_size(total)).abs_()
+        cuts = several_cuts(lambda: (chunk.abs_() for chunk in stack.chunks()), bands, total, sample)
 
         def new_trim() -> Trim:
             fresh = [(top.copy(), both.copy()) for top, both in cuts]

@@ -15,6 +15,7 @@ from lab.merge.sparse import (
     Rescale,
     RescaleBy,
     Trim,
+    drop,
     mix_stream,
     mix_whole,
 )
@@ -148,7 +149,7 @@ def _streamed(*, elect: bool) -> Streamed:
 
         def trim(model: int, start: int, row: Tensor) -> Tensor:
             if shares[model] < 1:
-                row.mul_(draws.keep(model, shares[model], start, len(row)))
+                drop(row, draws.keep(model, shares[model], start, len(row)).numpy())
             return row if factors[model] == 1.0 else row.mul_(factors[model])
 
         def new_trim() -> Trim:

@@ -15,6 +15,7 @@ from lab.merge.sparse import (
     NormalizeAll,
     Rescale,
     Trim,
+    drop,
     mix_stream,
     mix_whole,
 )
@@ -193,7 +194,7 @@ def _streamed(*, elect: bool) -> Streamed:
             )
             if keeps and known is None:
                 masks[model, start] = np.packbits(mask)
-            return row.mul_(torch.from_numpy(mask))
+            return drop(row, mask)
 
         def new_trim() -> Trim:
             return trim
@@ -206,8 +207,10 @@ def _streamed(*, elect: bool) -> Streamed:
 class _Dropper:
     """Decides for one model and tensor, some whole rows at a time, without ranking every element.
 
-    An element with draw u is kept where its rank's probability is above u, which is where its magnitude
-    is at least that of the first rank with such a probability. So sorted magnitudes are enough.
+    A draw below the lowest probability keeps its element, one above the highest drops it, whatever its
+    rank. For the others: an element with draw u is kept where its rank's probability is above u, which is
+    where its magnitude is at least that of the first rank with such a probability. So the sorted
+    magnitudes of the rows are enough.
     """
 
     def __init__(self, model: int, share: float, spread: float, columns: int, draws: Draws) -> None:
@@ -215,8 +218,9 @@ class _Dropper:
         self.is_drawn = 0 < share < 1
         if self.is_drawn:
             chances = probabilities(share, spread, columns)
-            counts = np.bincount(chances, minlength=1 << 16)
-            self._first = np.cumsum(counts).astype(np.int32)  # of each draw: the first rank, from 0, above it
+            self._low, self._range = chances[0], chances[-1] - chances[0]
+            counts = np.bincount(chances - self._low, minlength=1)
+            self._first = np.cumsum(counts)  # of each draw, from the lowest: the first rank, from 0, above it
 
     def trim(self, row: Tensor) -> Tensor:
         """Keep all or none, in place."""
@@ -224,13 +228,15 @@ class _Dropper:
 
     def mask(self, start: int, row: Tensor) -> np.ndarray:
         """Return which elements are kept. Shape (elements,), bool."""
-        magnitudes = row.abs().numpy().reshape(-1, self._columns)
-        ordered = np.full((len(magnitudes), self._columns + 1), np.inf, np.float32)
-        ordered[:, :-1] = magnitudes
-        ordered[:, :-1].sort(axis=1)  # the last column, infinity, is for draws above every probability
-        first = self._first[self._draws.integers(self._model, start, len(row))].reshape(magnitudes.shape)
-        first += np.arange(len(magnitudes), dtype=np.int32)[:, None] * (self._columns + 1)
-        return np.asarray(magnitudes >= ordered.ravel().take(first)).ravel()
+        drawn, values = self._draws.integers(self._model, start, len(row)), row.numpy()
+        ordered = np.abs(values).reshape(-1, self._columns)
+        ordered.sort(axis=1)
+        kept = drawn < self._low
+        over = drawn - self._low  # wraps round for draws below
+        places = np.flatnonzero(over < self._range)
+        first = self._first.take(over[places]) + places // self._columns * self._columns
+        kept[places] = np.abs(values[places]) >= ordered.ravel().take(first)
+        return kept
 
 
 merge_methods.streamed("della")(_streamed(elect=True))

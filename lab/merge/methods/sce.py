@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from lab.merge.agreement import agreeing_average, row_sum
 from lab.merge.registry import Stack, merge_methods
-from lab.merge.selection import Cut, keep_largest, largest_cuts
+from lab.merge.selection import Cut, cut_of_nonzero, keep_largest, sample_size
+from lab.merge.sparse import drop
 from lab.models.lazytorch import Tensor, torch
 
 SelectScope = Literal["update", "coefficients"]
@@ -71,38 +73,56 @@ def sce(
 def sce_streamed(
     stack: Stack, weights: Tensor, *, select_topk: float, select_scope: SelectScope
 ) -> Iterator[Tensor]:
-    """Merge in two passes, or with a selection in five: count, find the cut (two), calculate, erase."""
-    cut = _cut(stack, select_topk) if select_topk < 1 else None
+    """Merge in two passes, or with a selection in three: find the cut, calculate, erase."""
+    selection = _Selection(_cut(stack, select_topk)) if select_topk < 1 else None
     powers = [0.0] * len(weights)
-    for rows in _selected(stack, cut):
-        powers = [power + _power(row) for power, row in zip(powers, rows, strict=True)]
+    for rows in stack.chunks():
+        chosen = selection.choose(rows) if selection else rows
+        powers = [power + _power(row) for power, row in zip(powers, chosen, strict=True)]
     shares = _shares(powers)
-    for rows in _selected(stack, cut if select_scope == "update" else None):
-        yield agreeing_average(rows, shares)
+    narrow = selection if select_scope == "update" else None
+    for place, rows in enumerate(stack.chunks()):
+        yield agreeing_average(narrow.repeat(place, rows) if narrow else rows, shares)
 
 
 def variance(rows: Tensor) -> Tensor:
     """Return the population variance over the rows. Shape (rows, elements) -> (elements,)."""
     mean = row_sum(rows).div_(len(rows))
-    spread = torch.zeros_like(mean)
+    spread, apart = torch.zeros_like(mean), torch.empty_like(mean)
     for row in rows:
-        apart = row - mean
-        spread.add_(apart.mul_(apart))
+        torch.sub(row, mean, out=apart)
+        spread.addcmul_(apart, apart)
     return spread.div_(len(rows))
+
+
+class _Selection:
+    """Which elements are selected: decided in one pass, a bit for each is kept for the next."""
+
+    def __init__(self, cut: Cut) -> None:
+        self._cut = cut
+        self._masks: list[np.ndarray] = []
+
+    def choose(self, rows: Tensor) -> Tensor:
+        """Set what is not selected to zero, in place; the chunks of a pass in order."""
+        mask = self._cut.trim(variance(rows)).numpy() > 0
+        self._masks.append(np.packbits(mask))
+        return self._only(rows, mask)
+
+    def repeat(self, place: int, rows: Tensor) -> Tensor:
+        """Do with a chunk what was done with it before."""
+        return self._only(rows, np.unpackbits(self._masks[place], count=rows.shape[1]).view(bool))
+
+    def _only(self, rows: Tensor, mask: np.ndarray) -> Tensor:
+        for row in rows:
+            drop(row, mask)
+        return rows
 
 
 def _cut(stack: Stack, select_topk: float) -> Cut:
     """Find what separates the highest variances from the rest."""
-    differing = sum(int(torch.count_nonzero(variance(rows))) for rows in stack.chunks())
     total = torch.Size(stack.shape).numel()
-    keep = min(int(differing * select_topk), total)
-    return largest_cuts(lambda: ([variance(rows)] for rows in stack.chunks()), [keep], total)[0]
-
-
-def _selected(stack: Stack, cut: Cut | None) -> Iterator[Tensor]:
-    fresh = cut.copy() if cut else None
-    for rows in stack.chunks():
-        yield rows if fresh is None else rows.mul_(fresh.trim(variance(rows)).sign_())
+    sample = variance(stack.sample(sample_size(total)))
+    return cut_of_nonzero(lambda: ([variance(rows)] for rows in stack.chunks()), select_topk, total, sample)
 
 
 def _power(row: Tensor) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from lab.merge.registry import Stack, for_each, merge_methods
-from lab.merge.selection import keep_largest, largest_cuts
+from lab.merge.selection import keep_largest, largest_cuts, sample_size
 from lab.merge.sparse import (
     Density,
     Lambda,
@@ -69,10 +69,11 @@ def ties_streamed(
     rescale: bool,
     lambda_: float,
 ) -> Iterator[Tensor]:
-    """Merge in three passes: two to find each model's cut, one to trim, elect and sum."""
+    """Merge in two passes, four at worst: find each model's cut, then trim, elect and sum."""
     total = torch.Size(stack.shape).numel()
     counts = kept_counts(for_each(density, len(weights)), total)
-    cuts = largest_cuts(lambda: (chunk.abs_() for chunk in stack.chunks()), counts, total)
+    sample = stack.sample(sample_size(total)).abs_()
+    cuts = largest_cuts(lambda: (chunk.abs_() for chunk in stack.chunks()), counts, total, sample)
 
     def new_trim() -> Trim:
         fresh = [cut.copy() for cut in cuts]
