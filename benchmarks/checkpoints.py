@@ -25,6 +25,7 @@ class Shape:
 
 HALF_BILLION = Shape(hidden=1024, mlp=3584, layers=32, vocab=49_152)
 SEVEN_BILLION = Shape(hidden=4096, mlp=11_008, layers=32, vocab=32_000, heads=32, kv_heads=32)
+SMALL = Shape(hidden=1024, mlp=3584, layers=8, vocab=16_384)
 TINY = Shape(hidden=64, mlp=96, layers=2, vocab=512)
 
 

@@ -1,6 +1,7 @@
-"""Merges of a 0.5B model against mergekit 0.1.5: CPU seconds cold and warm, memory, and that results agree.
+"""Merges against mergekit 0.1.5, of 0.5B models or smaller: CPU seconds cold and warm, memory, agreement.
 
-    python -m benchmarks.merge_vs_mergekit [--methods ties,sce] [--times 1] [--room FOLDER] [--seven]
+    python -m benchmarks.merge_vs_mergekit [--methods ties,sce] [--times 1] [--shape small] [--room FOLDER]
+    python -m benchmarks.merge_vs_mergekit --seven
 
 Both run as commands on the same files and the same recipe, in turns, with one thread. "Cold" is the whole
 command; "warm" is what it took after its imports. mergekit lives in a virtual environment of its own,
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from benchmarks.checkpoints import HALF_BILLION, SEVEN_BILLION, Shape, write_linked, write_model
+from benchmarks.checkpoints import HALF_BILLION, SEVEN_BILLION, SMALL, Shape, write_linked, write_model
 from benchmarks.table import Row, table
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +72,7 @@ CONTESTS = {
     "ram": Contest(3, weight=0),
     "arcee_fusion": Contest(3, models=1, weight=0, sampled=True),
 }
+SHAPES = {"half": HALF_BILLION, "small": SMALL}
 STANDARD = ("linear", "ties")
 """What `make bench` compares; the rest is asked for by name."""
 
@@ -144,7 +146,7 @@ def measure(
         rows = []
         for method in methods:
             rows += compare(place, method, times, reason)
-            print(table(method, "so far", rows[-6:]), file=sys.stderr, flush=True)
+            print(table(method, "so far", rows[-7:]), file=sys.stderr, flush=True)
         return rows
 
 
@@ -318,6 +320,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", default=",".join(STANDARD), help="a list with commas, or all")
     parser.add_argument("--times", type=int, default=1, help="how often each runs; the best counts")
+    parser.add_argument("--shape", choices=SHAPES, default="half", help="half is 0.54B, small 0.14B")
     parser.add_argument("--room", type=Path, help="where the models lie or are made, and stay")
     parser.add_argument("--seven", action="store_true", help="merge models of 7B shape here alone")
     args = parser.parse_args()
@@ -326,7 +329,7 @@ def main() -> int:
             rows = seven(Path(room))
     else:
         methods = list(CONTESTS) if args.methods == "all" else args.methods.split(",")
-        rows = measure(methods, args.times, room=args.room)
+        rows = measure(methods, args.times, SHAPES[args.shape], args.room)
     command = " ".join(["python -m benchmarks.merge_vs_mergekit", *sys.argv[1:]])
     print(table("merges against mergekit", command, rows))
     return int(any(row.is_met is False for row in rows))
