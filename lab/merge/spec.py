@@ -109,7 +109,10 @@ class MergeSpec(JobSpec):
     parameters: Parameters = Field(default_factory=dict)
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
-    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
+    seed: Annotated[
+        int,
+        Field(ge=0, le=MOST_SEED, description="Another number draws other changes; the same repeats exactly"),
+    ] = 0
     result: Literal["model", "adapter"] = "model"
     rank: Annotated[int, Field(ge=1, le=MOST_RANK)] | None = None
     tokenizer: TokenizerSetting | None = None
@@ -264,6 +267,7 @@ def merge_of(
     knobs: Mapping[str, Any] | None = None,
     dtype: Dtype | None = None,
     tokenizer: str | None = None,
+    seed: int = 0,
 ) -> MergeSpec:
     """Build the merge that a form describes.
 
@@ -275,6 +279,7 @@ def merge_of(
         knobs: the method's knobs, for all models and tensors.
         dtype: the result's dtype; None keeps the models'.
         tokenizer: whose vocabulary the result has, as `TokenizerSetting` has it; None leaves rows in place.
+        seed: of the random numbers of methods that draw.
 
     Raises:
         ValidationError: something doesn't fit; `problems_of` says which fields.
@@ -295,6 +300,7 @@ def merge_of(
             "parameters": dict(knobs or {}),
             "dtype": dtype,
             "tokenizer": {"source": tokenizer} if tokenizer else None,
+            "seed": seed,
         }
     )
 

@@ -99,6 +99,88 @@ def make_form(fields: Mapping[str, FieldInfo], defaults: Mapping[str, Any] | Non
     return Form(tuple(_control(name, info, given.get(name)) for name, info in fields.items()))
 
 
+@dataclass(frozen=True)
+class SharedForm:
+    """The fields of several models, one of which is shown: equal fields have one control for all.
+
+    Attributes:
+        fields: of each model, by its name.
+        controls: one for each distinct field.
+        columns: what each control stands in, to be shown or hidden.
+        places: which controls each model's fields have, in their order.
+    """
+
+    fields: Mapping[str, Mapping[str, FieldInfo]]
+    controls: tuple[Control, ...]
+    columns: tuple[Any, ...]
+    places: Mapping[str, tuple[int, ...]]
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The components to read, whichever are shown."""
+        return [control.component for control in self.controls]
+
+    @property
+    def shown(self) -> list[Any]:
+        """The components that `choose` updates."""
+        return [*self.columns, *self.inputs]
+
+    def choose(self, model: str) -> list[Any]:
+        """Show one model's fields, with its own defaults and help."""
+        fields = dict(zip(self.places[model], self.fields[model].values(), strict=True))
+        columns = [gr.Column(visible=place in fields) for place in range(len(self.controls))]
+        starts = [
+            gr.update(
+                value=shown_value(fields[place], default_of(fields[place])), info=fields[place].description
+            )
+            if place in fields
+            else gr.skip()
+            for place in range(len(self.controls))
+        ]
+        return [*columns, *starts]
+
+    def values(self, model: str, given: Sequence[Any]) -> dict[str, Any]:
+        """Return what was filled in of one model's fields, as `Form.values` does."""
+        named = zip(self.fields[model].items(), self.places[model], strict=True)
+        read = {name: read_value(info, given[place]) for (name, info), place in named}
+        return {name: value for name, value in read.items() if value is not None}
+
+
+def make_shared_form(fields: Mapping[str, Mapping[str, FieldInfo]], first: str) -> SharedForm:
+    """Make one control for each distinct field: equal in name, type and bounds.
+
+    Args:
+        fields: of each model, by its name.
+        first: the model that is shown at the start.
+    """
+    kinds: dict[tuple[Any, ...], int] = {}
+    places: dict[str, tuple[int, ...]] = {}
+    for model in (first, *(name for name in fields if name != first)):
+        keys = [_kind(name, info) for name, info in fields[model].items()]
+        places[model] = tuple(kinds.setdefault(key, len(kinds)) for key in keys)
+    samples = {
+        place: item
+        for model in fields
+        for place, item in zip(places[model], fields[model].items(), strict=True)
+    }
+    samples |= dict(zip(places[first], fields[first].items(), strict=True))
+    controls, columns = [], []
+    for place in range(len(kinds)):
+        with gr.Column(visible=place in places[first], min_width=150) as column:
+            controls.append(_control(*samples[place], None))
+        columns.append(column)
+    return SharedForm(fields, tuple(controls), tuple(columns), places)
+
+
+def _kind(name: str, info: FieldInfo) -> tuple[Any, ...]:
+    """Return what two fields have in common that can share a control."""
+    kind, is_optional = plain_type(info.annotation)
+    least, most = bounds(info)
+    start = default_of(info)
+    is_slider = kind is float and not is_optional and _is_narrow(least, most, start)
+    return name, str(kind), is_optional, (least, most) if is_slider else is_slider
+
+
 def edited(component: Any) -> Any:
     """Return the event that tells that somebody changed a component.
 

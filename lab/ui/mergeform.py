@@ -30,6 +30,7 @@ class Filled:
         dtype: its dtype, or nothing to keep the models'.
         knobs: the chosen method's knobs.
         ranges: layer ranges, one a line, for methods that stack layers.
+        seed: of the random numbers of methods that draw.
         recipe: mergekit YAML that replaces all of the above but the name; "" uses the form.
         is_adapter: whether adapters are to become an adapter.
         rank: of that adapter, or nothing to let the method say.
@@ -47,6 +48,7 @@ class Filled:
     is_adapter: bool = False
     rank: int | None = None
     tokenizer: str | None = None
+    seed: int = 0
 
     def spec(self, tell: Callable[[str], None] = lambda _: None) -> MergeSpec:
         """Return the spec; `tell` hears what of a recipe has no effect.
@@ -62,7 +64,7 @@ class Filled:
     def _merged(self) -> MergeSpec:
         return merge_of(
             self.method, self.inputs, name=self.name, base=self.base, knobs=self.knobs, dtype=self.dtype,
-            tokenizer=self.tokenizer,
+            tokenizer=self.tokenizer, seed=self.seed,
         )  # fmt: skip
 
     def _stacked(self) -> MergeSpec:

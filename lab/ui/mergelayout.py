@@ -3,15 +3,15 @@
 Makes components and binds nothing; `lab.ui.pages.merge` does that.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import gradio as gr
 
 from lab.merge.registry import merge_methods
-from lab.merge.spec import Dtype
+from lab.merge.spec import Dtype, MergeSpec
 from lab.ui import form, widgets
+from lab.ui.mergechoice import ordered_methods, which_one
 
 MOST_INPUTS = 8
 FIRST = "ties"
@@ -33,8 +33,7 @@ class Parts:
     rows: list[Any]
     method: Any
     words: Any
-    forms: Mapping[str, form.Form]
-    groups: list[Any]
+    knobs: form.SharedForm
     stack: Any
     drop: Any
     ranges: Any
@@ -51,10 +50,9 @@ class Parts:
     @property
     def inputs(self) -> list[Any]:
         """What a handler reads, in the order of `_Merge.read`."""
-        knobs = [component for name in merge_methods for component in self.forms[name].inputs]
         return [
             self.method, self.base, self.name, self.dtype, self.ranges, self.use_recipe, self.recipe,
-            self.result, self.rank, self.tokenizer, *self.models, *self.weights, *knobs,
+            self.result, self.rank, self.tokenizer, *self.models, *self.weights, *self.knobs.inputs,
         ]  # fmt: skip
 
 
@@ -63,9 +61,10 @@ def lay_out_form() -> tuple[Parts, list[Any], tuple[Any, Any]]:
     models, weights, rows, buttons = _lay_out_inputs()
     model_line = widgets.picture(elem_classes="lab-field-problem")
     of_adapters, result, rank = _lay_out_result()
-    method = gr.Dropdown(label="Method", choices=list(merge_methods), value=FIRST, elem_id="lab-merge-method")
+    method = gr.Dropdown(label="Method", choices=ordered_methods(), value=FIRST, elem_id="lab-merge-method")
     words = widgets.picture(method_words(FIRST))
-    forms, groups = _knob_groups()
+    widgets.picture(which_one(), elem_id="lab-merge-which")
+    knobs = _lay_out_knobs()
     stack, drop, ranges = _lay_out_stack()
     base = gr.Dropdown(
         label="Base", choices=[], elem_id="lab-merge-base", info="What the models were tuned from"
@@ -75,7 +74,7 @@ def lay_out_form() -> tuple[Parts, list[Any], tuple[Any, Any]]:
     name_line = widgets.picture(elem_classes="lab-field-problem")
     dtype, use_recipe, recipe, recipe_line, tokenizer = _lay_out_advanced()
     parts = Parts(
-        models, weights, rows, method, words, forms, groups, stack, drop, ranges, base, name, dtype,
+        models, weights, rows, method, words, knobs, stack, drop, ranges, base, name, dtype,
         use_recipe, recipe, of_adapters, result, rank, tokenizer,
     )  # fmt: skip
     return parts, [model_line, base_line, name_line, recipe_line, recipe], buttons
@@ -144,15 +143,15 @@ def _lay_out_advanced() -> tuple[Any, Any, Any, Any, Any]:
     return dtype, use_recipe, recipe, line, tokenizer
 
 
-def _knob_groups() -> tuple[dict[str, form.Form], list[Any]]:
-    """Make the knobs of every method; only the chosen method's are shown."""
-    forms, groups = {}, []
+def _lay_out_knobs() -> form.SharedForm:
+    """Make the knobs of all methods; those of equal name, type and bounds are one control."""
+    fields = {}
     for chosen in merge_methods.values():
-        with gr.Column(visible=chosen.name == FIRST, elem_classes="lab-knobs") as group, gr.Row():
-            knobs = {name: info for name, info in chosen.parameters.items() if name != "weight"}
-            forms[chosen.name] = form.make_form(knobs)
-        groups.append(group)
-    return forms, groups
+        fields[chosen.name] = {name: info for name, info in chosen.parameters.items() if name != "weight"}
+        if chosen.is_random:
+            fields[chosen.name]["seed"] = MergeSpec.model_fields["seed"]
+    with gr.Row(elem_classes="lab-knobs"):
+        return form.make_shared_form(fields, FIRST)
 
 
 def method_words(method: str) -> str:

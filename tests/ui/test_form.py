@@ -147,3 +147,33 @@ def test_a_field_that_nothing_is_said_of_goes_back_to_its_default(knobs: form.Fo
         "density": 0.4, "rate": 0.0002, "rank": 4, "steps": "", "rescale": True,
         "scheduler": "cosine", "name": "",
     }  # fmt: skip
+
+
+@pytest.fixture
+def shared() -> form.SharedForm:
+    fields = {name: dict(merge_methods[name].knobs.model_fields) for name in merge_methods}
+    with gr.Blocks():
+        return form.make_shared_form(fields, "ties")
+
+
+def test_knobs_of_one_name_type_and_bounds_share_a_control(shared: form.SharedForm) -> None:
+    names = [control.name for control in shared.controls]
+    assert names.count("density") == names.count("normalize") == 1
+    assert names.count("t") == 2  # a slider for slerp, a number for nearswap
+    assert len(names) < sum(len(fields) for fields in shared.fields.values()) / 2
+
+
+@pytest.mark.parametrize("method", list(merge_methods))
+def test_a_chosen_method_shows_its_knobs_with_its_own_defaults(shared: form.SharedForm, method: str) -> None:
+    updates = shared.choose(method)
+    columns, values = updates[: len(shared.controls)], updates[len(shared.controls) :]
+    shown = [place for place, column in enumerate(columns) if column.visible]
+    assert sorted(shared.places[method]) == shown
+    given = [
+        update.get("value", control.component.value)
+        for update, control in zip(values, shared.controls, strict=True)
+    ]
+    defaults = {
+        name: form.default_of(info) for name, info in merge_methods[method].knobs.model_fields.items()
+    }
+    assert shared.values(method, given) == defaults

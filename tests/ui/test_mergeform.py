@@ -4,6 +4,8 @@ import pytest
 
 from lab.core.errors import BadInput
 from lab.core.store.rows import ModelRow
+from lab.merge.registry import merge_methods
+from lab.ui.mergechoice import groups, ordered_methods, which_one
 from lab.ui.mergeform import Filled, read_ranges, solar_ranges, stacks_layers
 from lab.ui.modelview import base_of_adapters
 
@@ -68,3 +70,13 @@ def test_only_adapters_of_one_base_are_offered_to_become_an_adapter() -> None:
     rows += [row("c", "adapter", "other"), row("m", "merge", "a", "b")]
     chosen = [("a", "b", None), ("a",), ("a", "c"), ("a", "base"), ("a", "m"), (None, None)]
     assert [base_of_adapters(rows, names) for names in chosen] == ["base", "base", "", "", "", ""]
+
+
+def test_every_method_is_offered_once_in_a_group() -> None:
+    assert sorted(ordered_methods()) == list(merge_methods)
+    assert all(names for _, names in groups())
+    assert all(f"<b>{name}</b>" in which_one() for name in merge_methods)
+
+
+def test_the_form_s_seed_reaches_the_spec() -> None:
+    assert Filled("dare_ties", (("a", 1.0),), base="base", name="x", seed=7).spec().seed == 7

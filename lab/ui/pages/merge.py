@@ -112,7 +112,7 @@ class _Merge:
     def bind_checks(self, told: list[Any], count: Any, fewer: Any) -> None:
         """Check the form after every change that a person makes and what follows from it."""
         parts, quiet = self.parts, {"show_progress": "hidden", "trigger_mode": "always_last"}
-        shown = [parts.words, parts.stack, parts.base, parts.ranges, *parts.groups, *parts.rows]
+        shown = [parts.words, parts.stack, parts.base, parts.ranges, *parts.knobs.shown, *parts.rows]
         first = [parts.method, parts.models[0], parts.drop]
         rows = [count, *parts.rows, *parts.models]
         chosen = parts.method.input(self.choose, [*first, count], shown, api_name="merge_method", **quiet)
@@ -202,7 +202,7 @@ class _Merge:
             gr.Column(visible=stacks),
             gr.Dropdown(visible=chosen.base != "none"),
             self.stack(model, drop),
-            *(gr.Column(visible=name == method) for name in merge_methods),
+            *self.parts.knobs.choose(method),
             *(gr.Row(visible=place < (1 if stacks else count)) for place in range(MOST_INPUTS)),
         )
 
@@ -277,20 +277,15 @@ class _Merge:
             rest[2 * MOST_INPUTS :],
         )
         is_offered = modelview.base_of_adapters(self.services.store.models.list(), models)
-        start = 0
-        for other in merge_methods:
-            length = len(self.parts.forms[other].inputs)
-            if other == method:
-                break
-            start += length
-        chosen = self.parts.forms[method]
+        settings = self.parts.knobs.values(method, knobs)
         return mergeform.Filled(
             method=method,
             inputs=tuple((model, weight) for model, weight in zip(models, weights, strict=True) if model),
             base=None if base in (None, _NO_BASE) else base,
             name=(name or "").strip(),
             dtype=None if dtype == KEEP else dtype,
-            knobs=chosen.values(knobs[start : start + len(chosen.inputs)]),
+            seed=settings.pop("seed", 0),
+            knobs=settings,
             ranges=ranges or "",
             recipe=recipe if use_recipe else "",
             is_adapter=result == ADAPTER and bool(is_offered),
