@@ -8,12 +8,14 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Two models: blend them", ("slerp", "nuslerp", "nearswap", "arcee_fusion")),
     (
         "Fine-tunes that learned different things: add up what each changed",
-        ("task_arithmetic", "dare_linear", "della_linear", "breadcrumbs", "ram", "ramplus_tl"),
+        ("task_arithmetic", "dare_linear", "della_linear", "breadcrumbs", "varm", "ram", "ramplus_tl"),
     ),
     (
         "Fine-tunes that pull against each other: let the majority decide",
-        ("ties", "dare_ties", "della", "breadcrumbs_ties", "sce"),
+        ("ties", "dare_ties", "della", "breadcrumbs_ties", "sce", "pcb"),
     ),
+    ("Models that should read a text first: let it say what counts", ("fisher", "regmean")),
+    ("A fine-tune for another base: carry it over", ("patch",)),
     ("One model: stack its layers", ("passthrough",)),
 )
 """The methods by what a person wants; one that is not listed here comes last."""
