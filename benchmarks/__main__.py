@@ -14,6 +14,7 @@ from lab.core.settings import enter_child_environment
 BENCHMARKS = {
     "page": "page and queue: what a person waits for",
     "load": "load: what a job costs beside its work, on every database and queue",
+    "crowd": "crowd: fifty people who follow an answer, and fifty who ask",
     "streaming": "streamed tokens per second against a bare generate loop",
     "training": "training tokens per second against a bare trainer",
     "merge_vs_mergekit": "merges against mergekit",

@@ -1,4 +1,4 @@
-"""Runs a lane on jobs that do nothing: `python -m benchmarks.noop_lane LANE WORKERS`.
+"""Runs a lane on jobs without models: `python -m benchmarks.noop_lane LANE WORKERS [MODULE]`.
 
 At the lab's own pace, with the settings of the environment. It ends when its standard input is closed.
 """
@@ -12,12 +12,13 @@ def main() -> None:
     from workers.consumer import run_lane
     from workers.lane import LanePlan
 
-    _, lane, places = sys.argv
+    _, lane, places, *kinds = sys.argv
+    jobs = kinds[0] if kinds else "benchmarks.noop_kinds"
     plan = LanePlan(
         lane=lane,  # type: ignore[arg-type]
         slots=int(places),
-        jobs="benchmarks.noop_kinds",
-        preload=("workers.warm", "benchmarks.noop_kinds"),
+        jobs=jobs,
+        preload=("workers.warm", jobs),
     )
     run_lane(read_settings(), plan, with_parent=True)
 

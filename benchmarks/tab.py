@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -23,16 +23,19 @@ class Site:
     Attributes:
         url: where it is.
         handlers: by name, a handler's number and its components' first values.
+        labels: by name, the labels of its components.
     """
 
     url: str
     handlers: Mapping[str, tuple[int, Sequence[Any]]]
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     async def of(cls, http: httpx.AsyncClient, url: str) -> "Site":
         """Read a lab's config."""
         config = (await http.get(f"{url}/config")).raise_for_status().json()
         values = {one["id"]: one.get("props", {}).get("value") for one in config["components"]}
+        labels = {one["id"]: one.get("props", {}).get("label") for one in config["components"]}
         return cls(
             url,
             {
@@ -40,7 +43,15 @@ class Site:
                 for one in config["dependencies"]
                 if one["api_name"]
             },
+            {
+                one["api_name"]: [labels.get(key) or "" for key in one["inputs"]]
+                for one in config["dependencies"]
+            },
         )
+
+    def place(self, name: str, label: str) -> int:
+        """Return where a component stands among a handler's inputs."""
+        return self.labels[name].index(label)
 
 
 async def call(
