@@ -161,7 +161,9 @@ class _Compare:
             problems = without_paths(problems_of(error))
             yield self._told(gr.skip(), gr.skip(), gr.skip(), problems, is_live=False)
             return
-        async for update in self._tail(job, who):
+        html = columns_html(job.id, job.spec, Transcript.of(job.spec), self._heads(job, who))
+        yield self._told(html, job.id, gr.skip(), [], is_live=True)
+        async for update in self._tail(job, who, is_told=True):
             yield update
 
     async def ask_again(
@@ -217,20 +219,29 @@ class _Compare:
         before = tuple(Turn(**turn) for turn in job.spec["earlier"])
         return (*before, Turn(prompt=job.spec["prompt"], answers=answers))
 
-    async def _tail(self, job: JobRow, who: Who) -> AsyncIterator[tuple[Any, ...]]:
-        """Yield what the job has said, all columns in one update, until it ends."""
-        over = heads(modelview.visible(self.services.store, who), job.spec)
+    async def _tail(self, job: JobRow, who: Who, *, is_told: bool = False) -> AsyncIterator[tuple[Any, ...]]:
+        """Yield what the job has said, all columns in one update, until it ends.
+
+        Whatever but the answers is sent with the first update and with the last.
+        """
+        over = self._heads(job, who)
         transcript = Transcript.of(job.spec)
-        is_first = True
         asked = time.monotonic() - max(
             await asyncio.to_thread(self.services.store.database.time) - job.created, 0
         )
         async for now in tail(self.ear, job, transcript):
             html = columns_html(now.id, now.spec, transcript, over, time.monotonic() - asked)
             told = self._told(html, now.id, gr.skip(), _faults(now), is_live=not now.is_terminal)
-            # Only the first update clears earlier problems: what was said meanwhile stays.
-            yield told if is_first or _faults(now) else self._without_problems(told)
-            is_first = False
+            if is_told and now.is_terminal:
+                # Only the first update clears earlier problems: what was said meanwhile stays.
+                told = told if _faults(now) else self._without_problems(told)
+            elif is_told:
+                told = html, *(gr.skip() for _ in told[1:])
+            yield told
+            is_told = True
+
+    def _heads(self, job: JobRow, who: Who) -> list[Head]:
+        return heads(modelview.visible(self.services.store, who), job.spec)
 
     def _told(
         self, html: Any, run: Any, question: Any, problems: list[Problem], *, is_live: bool
