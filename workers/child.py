@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from lab.core.settings import Settings, enter_child_environment
 from workers.lane import LanePlan
-from workers.orders import Asked, Listener, Order, Report
+from workers.orders import Asked, Farewell, Listener, Order, Report
 
 if TYPE_CHECKING:
     from workers.bench import Bench
@@ -64,9 +64,9 @@ def main(connection: Connection, settings: Settings, plan: LanePlan, slot: int) 
 def _serve(bench: "Bench", listener: Listener, order: Order, asked: Asked) -> None:
     from workers.runner import run_attempt
 
-    broke_device = False
+    left = Farewell()
     try:
-        broke_device = run_attempt(bench, order.job_id, order.attempt, asked)
+        left = run_attempt(bench, order.job_id, order.attempt, asked)
     finally:
         listener.report(
             Report(
@@ -75,10 +75,11 @@ def _serve(bench: "Bench", listener: Listener, order: Order, asked: Asked) -> No
                 order.attempt,
                 models=bench.models_held(),
                 kept_bytes=bench.bytes_held(),
-                broke_device=broke_device,
+                broke_device=left.broke_device,
+                is_told=left.is_told,
             )
         )
-    if broke_device:
+    if left.broke_device:
         os._exit(BROKEN_DEVICE)  # nothing in this process can compute on the device any more
 
 

@@ -37,6 +37,7 @@ class Child:
         self._sending = threading.Lock()
         self._joining = threading.Lock()
         self._done: set[tuple[str, int]] = set()
+        self._told: set[tuple[str, int]] = set()
         self._gone = False
         self.ready: Report | None = None
         self.models: tuple[str, ...] = ()
@@ -80,6 +81,11 @@ class Child:
         """Whether the child itself said that an attempt is over."""
         with self._news:
             return (job_id, attempt) in self._done
+
+    def has_told_the_store(self, job_id: str, attempt: int) -> bool:
+        """Whether the child said that the store knows how an attempt ended."""
+        with self._news:
+            return (job_id, attempt) in self._told
 
     def kill(self) -> None:
         """End the process and all that it started, at once."""
@@ -127,6 +133,8 @@ class Child:
                     self.ready = report
                 else:
                     self._done.add((report.job_id, report.attempt))
+                    if report.is_told:
+                        self._told.add((report.job_id, report.attempt))
                     self.models, self.kept_bytes = report.models, report.kept_bytes
                     self.broke_device = self.broke_device or report.broke_device
                 self._news.notify_all()

@@ -59,6 +59,7 @@ class Report:
         models: what the child holds in memory.
         kept_bytes: what those models take.
         broke_device: whether the device failed under the job.
+        is_told: whether the store knows how the attempt ended.
     """
 
     verb: Literal["ready", "done", "forgot"]
@@ -69,6 +70,20 @@ class Report:
     models: tuple[str, ...] = ()
     kept_bytes: int = 0
     broke_device: bool = False
+    is_told: bool = False
+
+
+@dataclass(frozen=True)
+class Farewell:
+    """How an attempt was left by its own process.
+
+    Attributes:
+        broke_device: whether the device failed under it: nothing in this process can compute on it any more.
+        is_told: whether the store knows how it ended, so that nobody need look.
+    """
+
+    broke_device: bool = False
+    is_told: bool = False
 
 
 @dataclass

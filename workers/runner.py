@@ -33,7 +33,7 @@ from workers.attempt import Attempt
 from workers.bench import Bench, load
 from workers.endings import Ending, ending_for_deleted, ending_of, loss_of
 from workers.inheriting import inherit_work
-from workers.orders import Asked
+from workers.orders import Asked, Farewell
 from workers.publishing import Shipment, clear_after
 
 RETRY_SECONDS = 0.5
@@ -42,18 +42,14 @@ STORE_PATIENCE_SECONDS = 600.0
 T = TypeVar("T")
 
 
-def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> bool:
+def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> Farewell:
     """Run a claimed job, publish what it made and end it; or end it in the way its exception says.
 
     A fenced attempt writes nothing and touches no file: they are another attempt's now.
-
-    Returns:
-        Whether the device failed under it: nothing in this process can compute on it any more.
     """
     row = bench.store.jobs.get(job_id)
     if row.attempt != attempt:
-        return False
-    ending: Ending | None = None
+        return Farewell()
     events = EventBuffer(
         lambda batch: _patiently(asked, partial(bench.store.jobs.append, job_id, attempt, batch))
     )
@@ -62,11 +58,11 @@ def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> bool:
         with _borrowing(bench, _attempt_of(bench, row, asked, events, opened)) as job:
             success = _work(bench, job)
         events.close()
-        _patiently(asked, partial(bench.store.jobs.succeed, job_id, attempt, success))
+        left = _patiently(asked, partial(bench.store.jobs.succeed, job_id, attempt, success))
     except Fenced:
         with suppress(LabError):
             events.close()
-        return False
+        return Farewell()
     except BaseException as error:  # noqa: BLE001  whatever a job raises is its ending
         ending = _ending_of(bench, error, opened)
         if ending.code == "disk_full" and time.monotonic() <= asked.held_until:
@@ -75,10 +71,13 @@ def run_attempt(bench: Bench, job_id: str, attempt: int, asked: Asked) -> bool:
             events.close()
         _log(bench, row, error)
         _keep(bench, row, error)
+        told: JobRow | None = None
         with suppress(Fenced):
-            _patiently(asked, partial(_end, bench, row, ending))
-    _clear(bench, job_id)
-    return ending is not None and ending.code == DEVICE
+            told = _patiently(asked, partial(_end, bench, row, ending))
+        _clear(bench, told or bench.store.jobs.get(job_id))
+        return Farewell(ending.code == DEVICE, is_told=told is not None)
+    _clear(bench, left)
+    return Farewell(is_told=True)
 
 
 def _patiently(asked: Asked, write: Callable[[], T]) -> T:
@@ -150,7 +149,8 @@ def _borrowing(bench: Bench, job: Attempt) -> Iterator[Attempt]:
 
 def _work(bench: Bench, job: Attempt) -> Success:
     """Run the job unless an earlier attempt finished it, then publish its models."""
-    _patiently(job.asked, partial(bench.store.jobs.name_device, job.id, job.attempt, _words_for(job)))
+    if (words := _words_for(job)) != job.row.device:  # the claim has named it, but for a job with several
+        _patiently(job.asked, partial(bench.store.jobs.name_device, job.id, job.attempt, words))
     shipment = Shipment.left_by_an_earlier_attempt(
         job.folder, bench.settings.models, job.id, job.check_ownership
     )
@@ -205,7 +205,7 @@ def _ending_of(bench: Bench, error: BaseException, opened: Collection[str]) -> E
     return ending
 
 
-def _end(bench: Bench, row: JobRow, ending: Ending) -> None:
+def _end(bench: Bench, row: JobRow, ending: Ending) -> JobRow:
     """Tell the store how the attempt ended.
 
     Raises:
@@ -213,24 +213,21 @@ def _end(bench: Bench, row: JobRow, ending: Ending) -> None:
     """
     jobs = bench.store.jobs
     if ending.verb == "cancelled":
-        jobs.cancelled(row.id, row.attempt)
-    elif ending.verb == "released" and row.resumable:
-        jobs.release(row.id, row.attempt, "its worker was stopped")
-    elif ending.verb == "released":
-        jobs.fail(row.id, row.attempt, "interrupted", _INTERRUPTED_TEXT)
-    else:
-        sys.stdout.flush()
-        words = LastWords(log=last_lines(bench.log_of(row.id, row.attempt)))
-        loss = loss_of(ending, bench.devices.name != "cpu", words)
-        if loss is not None:
-            jobs.give_up(row.id, row.attempt, loss)
-        else:
-            jobs.fail(row.id, row.attempt, ending.code, ending.text, ending.field, words)
+        return jobs.cancelled(row.id, row.attempt)
+    if ending.verb == "released" and row.resumable:
+        return jobs.release(row.id, row.attempt, "its worker was stopped")
+    if ending.verb == "released":
+        return jobs.fail(row.id, row.attempt, "interrupted", _INTERRUPTED_TEXT)
+    sys.stdout.flush()
+    words = LastWords(log=last_lines(bench.log_of(row.id, row.attempt)))
+    loss = loss_of(ending, not bench.devices.name.startswith("cpu"), words)
+    if loss is not None:
+        return jobs.give_up(row.id, row.attempt, loss)
+    return jobs.fail(row.id, row.attempt, ending.code, ending.text, ending.field, words)
 
 
-def _clear(bench: Bench, job_id: str) -> None:
+def _clear(bench: Bench, row: JobRow) -> None:
     """Remove what a job that has ended leaves behind."""
-    row = bench.store.jobs.get(job_id)
     if row.is_terminal:
         clear_after(row, bench.settings)
 

@@ -237,6 +237,8 @@ class Supervisor:
         Raises:
             Fenced: another attempt owns the job.
         """
+        if watch.child.has_told_the_store(watch.row.id, watch.row.attempt):
+            return
         while not self.stopping.is_set():
             try:
                 self._tell_the_end(watch)
@@ -294,7 +296,7 @@ class Supervisor:
 
     def _share(self) -> int:
         try:
-            running = len(self._store.jobs.running())
+            running = self._store.jobs.count_running()
         except Unavailable:
             running = 1  # the next renewal knows better
         return share_of_threads(self._settings, running)

@@ -86,8 +86,7 @@ class EventBuffer:
         self._writing = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="events")
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def emit(self, kind: EventKind, **payload: Any) -> None:
         """Queue one event; it is written within an eighth of a second."""
@@ -95,6 +94,9 @@ class EventBuffer:
             raise self._error
         with self._lock:
             self._waiting.append(NewEvent(kind, payload))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True, name="events")
+                self._thread.start()
         self._wake.set()
 
     def flush(self) -> None:
@@ -109,7 +111,8 @@ class EventBuffer:
         """Write what is left and stop; raise the error of a write that failed."""
         self._closing.set()
         self._wake.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         if self._error:
             raise self._error
         self.flush()

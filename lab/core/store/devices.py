@@ -8,9 +8,24 @@ hold in the same transaction, so that none is ever left behind.
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, case, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Insert,
+    Select,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from lab.core.store.database import Database
 from lab.core.store.engines import upsert
@@ -27,6 +42,8 @@ REST_SECONDS = 60.0
 CHAT_SHARE = 0.1
 """Of a device's memory, so much is never denied to the chat: no question waits for the end of a training."""
 
+
+_DROP = delete(holds).where(holds.c.job_id == bindparam("of_job"))
 
 BOUNDLESS = 1 << 62
 KEPT_WORDS = "loaded models"
@@ -124,17 +141,7 @@ def room_on(connection: Connection, now: ColumnElement[float], place: Place, lan
     that has the device to itself is never kept waiting: the chat has no other, and its engine says in words
     what is too large.
     """
-
-    def held(by_chat: bool) -> ColumnElement[int]:
-        whose = holds.c.lane == "chat" if by_chat else holds.c.lane != "chat"
-        mine = (holds.c.host == place.host) & (holds.c.device == place.device) & whose
-        return func.coalesce(select(func.sum(holds.c.bytes)).where(mine).scalar_subquery(), 0)
-
-    kept = case((devices.c.kept_until > now, devices.c.kept_bytes), else_=0)
-    rests = case((devices.c.rests_until > now, 1), else_=0)
-    found = connection.execute(
-        select(devices.c.total_bytes, rests, kept, held(by_chat=True), held(by_chat=False)).where(_is(place))
-    ).first()
+    found = connection.execute(_state_of(now), {"on_host": place.host, "on_device": place.device}).first()
     if found is None or found[1]:
         return -1
     total, chats, others = int(found[0]), int(found[3]), int(found[4])
@@ -143,6 +150,24 @@ def room_on(connection: Connection, now: ColumnElement[float], place: Place, lan
     if lane == "chat":
         return max(total - others - chats, int(CHAT_SHARE * total) - chats, 0)
     return max(total - others - max(chats, int(found[2])), 0)
+
+
+@lru_cache(maxsize=64)
+def _state_of(now: ColumnElement[float]) -> Select[Any]:
+    """Select of one device: memory, whether it rests, what the chat keeps, what chats and others hold."""
+    host: BindParameter[str] = bindparam("on_host")
+    device: BindParameter[str] = bindparam("on_device")
+
+    def held(by_chat: bool) -> ColumnElement[int]:
+        whose = holds.c.lane == "chat" if by_chat else holds.c.lane != "chat"
+        mine = (holds.c.host == host) & (holds.c.device == device) & whose
+        return func.coalesce(select(func.sum(holds.c.bytes)).where(mine).scalar_subquery(), 0)
+
+    kept = case((devices.c.kept_until > now, devices.c.kept_bytes), else_=0)
+    rests = case((devices.c.rests_until > now, 1), else_=0)
+    return select(devices.c.total_bytes, rests, kept, held(by_chat=True), held(by_chat=False)).where(
+        (devices.c.host == host) & (devices.c.name == device)
+    )
 
 
 def still_fits(
@@ -166,14 +191,19 @@ def take_hold(
     connection: Connection, now: ColumnElement[float], row: JobRow, places: Collection[Place]
 ) -> None:
     """Write down that a job which was just claimed holds its share of each of its devices."""
-    hold = {"job_id": row.id, "attempt": row.attempt, "lane": row.lane, "bytes": row.need_bytes, "since": now}
-    for place in places:
-        connection.execute(insert(holds).values(**hold, host=place.host, device=place.device))
+    hold = {"job_id": row.id, "attempt": row.attempt, "lane": row.lane, "bytes": row.need_bytes}
+    rows = [{**hold, "host": place.host, "device": place.device} for place in places]
+    connection.execute(_hold_at(now), rows)
+
+
+@lru_cache(maxsize=64)
+def _hold_at(now: ColumnElement[float]) -> Insert:
+    return insert(holds).values(since=now)
 
 
 def drop_hold(connection: Connection, job_id: str) -> None:
     """Take a job's holds away: the attempt that it was taken for is over."""
-    connection.execute(delete(holds).where(holds.c.job_id == job_id))
+    connection.execute(_DROP, {"of_job": job_id})
 
 
 def lay_to_rest(connection: Connection, now: ColumnElement[float], job_id: str) -> None:

@@ -1,9 +1,10 @@
 """The event log: rows (job, seq, time, kind, payload), seq without gaps within a job."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, select
+from sqlalchemy import ColumnElement, Connection, Insert, insert, select
 
 from lab.core.events import Event, NewEvent
 from lab.core.store.database import Database
@@ -49,7 +50,12 @@ def insert_events(
         for seq, event in enumerate(new, start=after_seq + 1)
     ]
     if rows:
-        connection.execute(insert(events).values(time=now), rows)
+        connection.execute(_insert_at(now), rows)
+
+
+@lru_cache(maxsize=64)
+def _insert_at(now: ColumnElement[float]) -> Insert:
+    return insert(events).values(time=now)
 
 
 def progress_values(new: Sequence[NewEvent]) -> dict[str, Any]:

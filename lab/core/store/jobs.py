@@ -5,10 +5,12 @@ carries its attempt; a write of an attempt that is no longer the job's own is re
 """
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from lab.core.errors import Fenced, NotFound
 from lab.core.events import NewEvent
@@ -19,7 +21,7 @@ from lab.core.store.events import insert_events, progress_values
 from lab.core.store.limits import NO_LIMITS, Limits
 from lab.core.store.line import next_in_line
 from lab.core.store.losses import Losses
-from lab.core.store.offers import Offer
+from lab.core.store.offers import Offer, that_fits
 from lab.core.store.queueing import NewJob, insert_job, job_with_key, promise_names
 from lab.core.store.rows import TERMINAL, JobRow, State
 from lab.core.store.schema import events, jobs
@@ -30,6 +32,7 @@ from lab.core.store.transitions import (
     QUEUED,
     fail,
     held_row,
+    is_one_of,
     job_row,
     move,
     state_event,
@@ -39,6 +42,20 @@ from lab.core.store.waiting import tell_what_they_wait_for
 LEASE_SECONDS = 15.0
 
 Rows = list[JobRow]
+
+_MINE = (jobs.c.id == bindparam("of_job")) & (jobs.c.attempt == bindparam("of_attempt")) & is_one_of(HELD)
+
+
+@lru_cache(maxsize=16)
+def _reserving(changed: tuple[str, ...]) -> ReturningUpdate[Any]:
+    """Return the statement that reserves places for events of a held job and changes some columns."""
+    given = {name: bindparam(f"new_{name}", type_=jobs.c[name].type) for name in changed}
+    change = {"last_seq": jobs.c.last_seq + bindparam("told"), **given}
+    return update(jobs).where(_MINE).values(change).returning(jobs.c.last_seq)
+
+
+_GET = select(jobs).where(jobs.c.id == bindparam("of_job"))
+_COUNT_HELD = select(func.count()).select_from(jobs).where(is_one_of(HELD))
 
 CANCELS: dict[State, State] = {"queued": "cancelled", "running": "cancelling"}
 
@@ -53,7 +70,8 @@ class Jobs(Losses):
 
     def __init__(self, database: Database, lease_seconds: float = LEASE_SECONDS) -> None:
         super().__init__(database)
-        self._lease = lease_seconds
+        self._leased = database.now + lease_seconds
+        self._begun = func.coalesce(jobs.c.started, database.now)
 
     def insert(self, new: NewJob, limits: Limits = NO_LIMITS) -> tuple[JobRow, bool]:
         """Queue a job, once per owner and key.
@@ -90,7 +108,7 @@ class Jobs(Losses):
             NotFound: there is none with this id.
         """
         with self._db.read() as connection:
-            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
+            row = connection.execute(_GET, {"of_job": job_id}).mappings().first()
         if row is None:
             raise NotFound(f"There is no job {job_id[:40]!r}.", "", "Look it up on the Jobs page.")
         return job_row(row)
@@ -119,6 +137,11 @@ class Jobs(Losses):
     def running(self, lane: str | None = None) -> Rows:
         """Return the jobs that a worker holds, newest first."""
         return [job for job in self.list(states=HELD) if lane in (None, job.lane)]
+
+    def count_running(self) -> int:
+        """Return how many jobs workers hold."""
+        with self._db.read() as connection:
+            return int(connection.execute(_COUNT_HELD).scalar_one())
 
     def stale_queued(self, seconds: float) -> Rows:
         """Return jobs that have waited this long: their bell may have been lost."""
@@ -162,8 +185,8 @@ class Jobs(Losses):
                 "attempt": attempt + 1,
                 "worker_id": worker_id,
                 "device": device,
-                "lease_until": self._db.now + self._lease,
-                "started": func.coalesce(jobs.c.started, self._db.now),
+                "lease_until": self._leased,
+                "started": self._begun,
                 "waits_for": "",
             }
             try:
@@ -189,7 +212,8 @@ class Jobs(Losses):
         """Return id, attempt, need and devices of the first job that fits beside what runs on a device."""
         if offer is None:
             return connection.execute(following).first()
-        found = connection.execute(following.where(offer.is_enough)).first()
+        fitting = that_fits(following, 1 + len(offer.others))
+        found = connection.execute(fitting, offer.rooms).first()
         if found is None:
             tell_what_they_wait_for(connection, self._db.now, offer)
             return None
@@ -203,7 +227,7 @@ class Jobs(Losses):
         Raises:
             Fenced: another attempt owns the job, or it has ended.
         """
-        return self._touch(job_id, attempt, lease_until=self._db.now + self._lease)
+        return self._touch(job_id, attempt, lease_until=self._leased)
 
     def name_device(self, job_id: str, attempt: int, device: str) -> JobRow:
         """Record in words what a running attempt computes on.
@@ -222,11 +246,12 @@ class Jobs(Losses):
         Raises:
             Fenced: another attempt owns the job, or it has ended.
         """
-        values = {"last_seq": jobs.c.last_seq + len(told), **progress_values(told)}
-        mine = (jobs.c.id == job_id) & (jobs.c.attempt == attempt) & jobs.c.state.in_(HELD)
+        values = progress_values(told)
+        statement = _reserving(tuple(values))
+        given = {"of_job": job_id, "of_attempt": attempt, "told": len(told)}
         with self._db.write() as connection:
             last = connection.execute(
-                update(jobs).where(mine).values(values).returning(jobs.c.last_seq)
+                statement, {**given, **{f"new_{name}": value for name, value in values.items()}}
             ).scalar()
             if last is None:
                 raise Fenced(f"Attempt {attempt} no longer owns job {job_id}.")
@@ -321,7 +346,7 @@ class Jobs(Losses):
                 connection.execute(delete(jobs).where(jobs.c.id == job_id))
 
     def _touch(self, job_id: str, attempt: int, **values: Any) -> JobRow:
-        mine = (jobs.c.id == job_id) & (jobs.c.attempt == attempt) & jobs.c.state.in_(HELD)
+        mine = (jobs.c.id == job_id) & (jobs.c.attempt == attempt) & is_one_of(HELD)
         with self._db.write() as connection:
             row = (
                 connection.execute(update(jobs).where(mine).values(values).returning(jobs)).mappings().first()

@@ -78,6 +78,8 @@ class Limits:
 
 NO_LIMITS = Limits()
 
+_WAITING = select(func.count()).select_from(jobs).where(jobs.c.state == "queued")
+
 
 def limits_of(settings: Settings, exempt: Collection[str] = ()) -> Limits:
     """Return the limits that the settings ask for."""
@@ -86,10 +88,9 @@ def limits_of(settings: Settings, exempt: Collection[str] = ()) -> Limits:
 
 
 def _waiting(connection: Connection, owner: str | None = None) -> int:
-    which = jobs.c.state == "queued"
-    if owner is not None:
-        which &= jobs.c.owner == owner
-    return int(connection.execute(select(func.count()).select_from(jobs).where(which)).scalar_one())
+    if owner is None:
+        return int(connection.execute(_WAITING).scalar_one())
+    return int(connection.execute(_WAITING.where(jobs.c.owner == owner)).scalar_one())
 
 
 def _disk_bytes(connection: Connection, owner: str) -> int:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import CTE, Connection, Select, case, delete, exists, func, select, true, update
@@ -14,12 +15,13 @@ from lab.core.store.engines import upsert
 from lab.core.store.rows import PauseRow
 from lab.core.store.schema import jobs, pauses, workers
 from lab.core.store.shelves import WORKER_ALIVE_SECONDS
-from lab.core.store.transitions import HELD
+from lab.core.store.transitions import HELD, is_one_of
 
 PACE_JOBS = 30
 """So many of the last jobs of a kind say how long the next one will take."""
 
 
+@lru_cache(maxsize=64)
 def next_in_line(lane: str, *, only_short: bool = False, most_running: int = 0) -> Select[Any]:
     """Select the job that is claimed next in a lane: its id, attempt, need_bytes and devices.
 
@@ -66,7 +68,7 @@ def _people(lane: str) -> CTE:
         here & (jobs.c.state == "queued")
     )
     people = waiting.group_by(jobs.c.owner).subquery("people")
-    running = select(jobs.c.owner, func.count().label("busy")).where(here & jobs.c.state.in_(HELD))
+    running = select(jobs.c.owner, func.count().label("busy")).where(here & is_one_of(HELD))
     held = running.group_by(jobs.c.owner).subquery("held")
     theirs = (_OTHERS.c.owner == people.c.owner) & (_OTHERS.c.lane == lane)
     served = select(func.max(_OTHERS.c.started)).where(theirs).scalar_subquery()

@@ -3,9 +3,11 @@
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy.sql.dml import ReturningInsert
 
 from lab.core.errors import Conflict
 from lab.core.events import NewEvent
@@ -36,14 +38,23 @@ class NewJob:
     need: Need = UNKNOWN
 
 
+_WITH_KEY = select(jobs).where(
+    (jobs.c.owner == bindparam("of_owner")) & (jobs.c.idem_key == bindparam("with_key"))
+)
+
+
+@lru_cache(maxsize=64)
+def _insert_at(now: Now) -> ReturningInsert[Any]:
+    return insert(jobs).values(created=now, turn=now).returning(jobs)
+
+
 def job_with_key(connection: Connection, new: NewJob) -> JobRow | None:
     """Return the job that was queued with this owner and key.
 
     Raises:
         Conflict: the key was used for another spec.
     """
-    same = (jobs.c.owner == new.owner) & (jobs.c.idem_key == new.key)
-    row = connection.execute(select(jobs).where(same)).mappings().first()
+    row = connection.execute(_WITH_KEY, {"of_owner": new.owner, "with_key": new.key}).mappings().first()
     if row is None:
         return None
     if row["spec_sha256"] != new.spec_sha256:
@@ -106,8 +117,6 @@ def insert_job(connection: Connection, now: Now, new: NewJob) -> JobRow:
         "last_seq": 1,
         "progress": 0.0,
         "progress_words": "",
-        "created": now,
-        "turn": now,
         "expected_seconds": new.expected_seconds,
         "is_short": new.is_short,
         "result": {},
@@ -115,7 +124,7 @@ def insert_job(connection: Connection, now: Now, new: NewJob) -> JobRow:
         "need_bytes": new.need.memory_bytes,
         "devices": new.need.devices,
     }
-    row = connection.execute(insert(jobs).values(values).returning(jobs)).mappings().one()
+    row = connection.execute(_insert_at(now), values).mappings().one()
     queued = NewEvent("state", {"state": "queued", "attempt": 0, "why": ""})
     insert_events(connection, row["id"], 0, [queued], now)
     for name in new.promises:

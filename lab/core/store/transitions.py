@@ -1,9 +1,21 @@
 """How a job's row changes: one function for every change of state, with its events and its fence."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    bindparam,
+    delete,
+    null,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from lab.core.errors import Fenced, IllegalTransition
 from lab.core.events import NewEvent
@@ -20,16 +32,19 @@ RUNNING: tuple[State, ...] = ("running",)
 CANCELLING: tuple[State, ...] = ("cancelling",)
 HELD = RUNNING + CANCELLING
 
+_FIELDS = tuple(JobRow.__dataclass_fields__)
+_HELD_ROW = select(jobs).where(jobs.c.id == bindparam("of_job")).with_for_update()
+_DROP_CLAIMS = delete(claims).where(claims.c.job_id == bindparam("of_job"))
+
 
 def job_row(row: RowMapping) -> JobRow:
     """Read one row of the jobs table."""
-    return JobRow(**{name: row[name] for name in JobRow.__dataclass_fields__})
+    return JobRow(**{name: row[name] for name in _FIELDS})
 
 
 def held_row(connection: Connection, job_id: str) -> RowMapping | None:
     """Read a job's row and keep it from changing until the caller's transaction ends."""
-    mine = select(jobs).where(jobs.c.id == job_id).with_for_update()
-    return connection.execute(mine).mappings().first()
+    return connection.execute(_HELD_ROW, {"of_job": job_id}).mappings().first()
 
 
 def state_event(state: State, attempt: int, why: str = "", **more: str) -> NewEvent:
@@ -67,20 +82,58 @@ def move(
     illegal = [state for state in sources if (state, to) not in LEGAL]
     if illegal:
         raise IllegalTransition(f"A job can't go from {illegal[0]} to {to}.")
-    condition = (jobs.c.id == job_id) & jobs.c.state.in_(sources)
-    if attempt is not None:
-        condition &= jobs.c.attempt == attempt
-    ending = {"finished": now, "lease_until": None} if to in TERMINAL else {}
-    change = {"state": to, "last_seq": jobs.c.last_seq + len(told), **ending, **(values or {})}
-    row = connection.execute(update(jobs).where(condition).values(change).returning(jobs)).mappings().first()
+    statement, plain = _move_statement(now, tuple(sources), to, attempt is not None, values or {})
+    owner = {} if attempt is None else {"of_attempt": attempt}
+    row = (
+        connection.execute(statement, {"of_job": job_id, "told": len(told), **owner, **plain})
+        .mappings()
+        .first()
+    )
     if row is None:
         raise Fenced(f"Job {job_id} is not {' or '.join(sources)} in this attempt.")
     insert_events(connection, job_id, row["last_seq"] - len(told), told, now)
     if to not in HELD and tuple(sources) != QUEUED:
         drop_hold(connection, job_id)
     if to in TERMINAL:
-        connection.execute(delete(claims).where(claims.c.job_id == job_id))
+        connection.execute(_DROP_CLAIMS, {"of_job": job_id})
     return job_row(row)
+
+
+def _move_statement(
+    now: Now, sources: tuple[State, ...], to: State, owned: bool, values: Mapping[str, Any]
+) -> tuple[ReturningUpdate[Any], dict[str, Any]]:
+    """Return the statement of a change of state, and the values to give it besides its keys.
+
+    Values that are SQL have to be the same objects each time: statements are built once, for that takes
+    longer than to run them.
+    """
+    in_sql = {name: value for name, value in values.items() if isinstance(value, ColumnElement)}
+    plain = {name: value for name, value in values.items() if name not in in_sql}
+    built = _built_move(now, sources, to, owned, tuple(plain), tuple(in_sql.items()))
+    return built, {f"new_{name}": value for name, value in plain.items()}
+
+
+@lru_cache(maxsize=256)
+def _built_move(
+    now: Now,
+    sources: tuple[State, ...],
+    to: State,
+    owned: bool,
+    plain: tuple[str, ...],
+    in_sql: tuple[tuple[str, ColumnElement[Any]], ...],
+) -> ReturningUpdate[Any]:
+    condition = (jobs.c.id == bindparam("of_job")) & is_one_of(sources)
+    if owned:
+        condition &= jobs.c.attempt == bindparam("of_attempt")
+    ending = {"finished": now, "lease_until": null()} if to in TERMINAL else {}
+    given = {name: bindparam(f"new_{name}", type_=jobs.c[name].type) for name in plain}
+    change = {"state": to, "last_seq": jobs.c.last_seq + bindparam("told"), **ending, **given, **dict(in_sql)}
+    return update(jobs).where(condition).values(change).returning(jobs)
+
+
+def is_one_of(states: Collection[State]) -> ColumnElement[bool]:
+    """Return the condition that a job is in one of some states: for so few it is cheaper than IN."""
+    return or_(*(jobs.c.state == state for state in states))
 
 
 def fail(

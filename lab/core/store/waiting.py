@@ -32,7 +32,8 @@ def tell_what_they_wait_for(connection: Connection, now: ColumnElement[float], o
         .where((jobs.c.state == "queued") & (jobs.c.lane == offer.lane) & ~offer.is_enough)
         .order_by(jobs.c.created)
         .limit(MOST_TOLD)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True),
+        offer.rooms,
     ).mappings()
     rows = waiting.all()
     if not rows:
