@@ -11,6 +11,7 @@ from pathlib import Path
 from lab.core.errors import BadInput
 from lab.core.job import Shelf
 from lab.merge.adapters import adapter_plan
+from lab.merge.calibration import with_reading
 from lab.merge.chat_template import check_template
 from lab.merge.draws import Draws
 from lab.merge.ingredients import Ingredient, read_ingredient
@@ -33,10 +34,11 @@ def check(spec: MergeSpec, shelf: Shelf) -> MergePlan:
     """
     plan = prepare(spec, shelf)
     size = plan.size_bytes + sum(step.size_bytes for step in plan.before)
-    need, have = int(size * 1.2) + ROOM_FOR_SMALL_FILES, shelf.free_disk_bytes()
+    work = plan.work_bytes + sum(step.work_bytes for step in plan.before)
+    need, have = int(size * 1.2) + work + ROOM_FOR_SMALL_FILES, shelf.free_disk_bytes()
     if need > have:
         raise BadInput(
-            f"The result takes up to {need / 1e9:.2f} GB and the disk has {have / 1e9:.2f} GB free.",
+            f"This takes up to {need / 1e9:.2f} GB and the disk has {have / 1e9:.2f} GB free.",
             "A merge is written whole before it is published.",
             "Delete models that you don't need, or choose a smaller dtype.",
             field="out_dtype",
@@ -84,7 +86,7 @@ def _plan(spec: MergeSpec, shelf: Shelf, made: Mapping[str, Ingredient]) -> Merg
         check_template(spec.chat_template)
     plan = plan_of(spec, models, vocabulary)
     _probe(spec, plan)
-    plan = replace(plan, remarks=remarks_on(plan))
+    plan = with_reading(spec, replace(plan, remarks=remarks_on(plan)), shelf)
     return adapter_plan(spec, plan, models) if spec.result == "adapter" else plan
 
 

@@ -42,10 +42,18 @@ class Engine:
         recipe: what the result is made from: shards of another recipe are written anew.
         threads: how many tensors to merge at a time.
         shard_bytes: the most bytes of data in one file.
+        found: what the models were found to be by reading texts, for methods that ask for it.
     """
 
     def __init__(
-        self, plan: MergePlan, work: Path, recipe: str, *, threads: int = 1, shard_bytes: int = 10**9
+        self,
+        plan: MergePlan,
+        work: Path,
+        recipe: str,
+        *,
+        threads: int = 1,
+        shard_bytes: int = 10**9,
+        found: Callable[[OutputTensor], Known] | None = None,
     ) -> None:
         self.folder = work / "model"
         records = work / "done"
@@ -54,6 +62,7 @@ class Engine:
         self._plan, self._threads = plan, max(1, threads)
         self._work, self._recipe = work, recipe
         self._known: dict[str, Known] = {}
+        self._found = found
         self.shards = lay_out(plan.tensors, shard_bytes)
         self._files = [ShardFile(shard, self.folder, records, recipe) for shard in self.shards]
         self._reader = Reader()
@@ -148,7 +157,7 @@ class Engine:
             self._reader.drop(part.info)
 
     def _merge(self, tensor: OutputTensor, file: ShardFile, at: int, tick: Callable[[], None]) -> None:
-        known = self._known.get(tensor.name)
+        known = self._found(tensor) if self._found else self._known.get(tensor.name)
         for rounded in merged_chunks(self._plan, tensor, self._reader, self._scratch(), tick, known):
             file.write(at, rounded.view(torch.uint8).numpy())
             at += rounded.numel() * rounded.element_size()

@@ -60,8 +60,8 @@ def groups_of(plan: MergePlan) -> list[Group]:
 
 
 def first_share(plan: MergePlan) -> float:
-    """Return the share of a merge's time that its first pass takes."""
-    return plan.first_seconds / plan.seconds
+    """Return the share of a merge's time that goes by before a tensor is merged."""
+    return (plan.first_seconds + plan.reading_seconds) / plan.seconds
 
 
 def gather(plan: MergePlan, work: Path, recipe: str, job: Job, threads: int = 1) -> dict[str, Known]:

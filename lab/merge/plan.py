@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.errors import BadInput
+from lab.core.need import UNKNOWN, Need
 from lab.merge.ingredients import EMBEDDINGS, HEAD, Ingredient
 from lab.merge.parameters import Scalar, place_of, value_for
 from lab.merge.registry import MergeMethod, merge_methods
@@ -95,6 +96,9 @@ class MergePlan:
         vocabulary: the result's own, where the recipe asks for one; None keeps the donor's.
         before: what is made first, in order.
         folders: of the models, the donor's first; for their chat templates.
+        reading_seconds: about how long its models read texts first.
+        work_bytes: what is written beside the result while it is made.
+        need: the memory that it takes, where that is more than a few buffers.
     """
 
     method: MergeMethod
@@ -109,6 +113,9 @@ class MergePlan:
     vocabulary: VocabularyPlan | None = None
     before: tuple["MergePlan", ...] = ()
     folders: tuple[Path, ...] = ()
+    reading_seconds: float = 0.0
+    work_bytes: int = 0
+    need: Need = UNKNOWN
 
     @property
     def vocab(self) -> int:
@@ -143,6 +150,7 @@ class MergePlan:
             + read * self.method.nanoseconds * 1e-9
             + self.size_bytes / WRITTEN_BYTES_PER_SECOND
             + self.first_seconds
+            + self.reading_seconds
             + sum(plan.seconds for plan in self.before)
         )
 

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from lab.core.registry import Registry
 from lab.core.spec import Spec
 from lab.merge.draws import Draws
-from lab.merge.statistics import FirstPass
+from lab.merge.statistics import DATA, Calibrated, Calibration, FirstPass
 from lab.models.lazytorch import Tensor, torch
 
 Space = Literal["delta", "weight"]
@@ -91,6 +91,7 @@ class MergeMethod:
         nanoseconds: what an element of one model takes on one core, for the estimate; measured.
         is_random: whether it takes `draws`, its random numbers.
         statistics: what it has to know of many tensors first; the function is given it as `known`.
+        calibration: what its models have to read a text for first; the function is given it as `known` too.
         streamed: its form in chunks; the registry fills it in.
     """
 
@@ -108,17 +109,20 @@ class MergeMethod:
     nanoseconds: float = 20.0
     is_random: bool = False
     statistics: FirstPass | None = None
+    calibration: Calibration | None = None
     streamed: list[Streamed] = field(default_factory=list)
 
     @property
     def parameters(self) -> dict[str, FieldInfo]:
-        """All that a recipe may set, by name: the knobs, and `weight` where models have weights."""
+        """All that a recipe may set, by name: the knobs, and where they count `weight`, `data` and `samples`."""
         weight = {"weight": _Weighted.model_fields["weight"]} if self.weighted else {}
-        return {**weight, **{info.alias or name: info for name, info in self.knobs.model_fields.items()}}
+        text = Calibrated.model_fields if self.calibration else {}
+        knobs = {info.alias or name: info for name, info in self.knobs.model_fields.items()}
+        return {**weight, **text, **knobs}
 
     def is_per_model(self, parameter: str) -> bool:
         """Whether each model may set this parameter for itself."""
-        return parameter == "weight" or parameter in self.per_model
+        return parameter in ("weight", DATA) or parameter in self.per_model
 
     def validate(self, parameter: str, value: object) -> bool | int | float | str:
         """Check one value of one parameter and return it as its type.
@@ -182,7 +186,7 @@ class MergeMethods(Registry[MergeMethod]):
         source: str,
         space: Space = "delta",
         models: tuple[int, int] = (1, 8),
-        **traits: Any,  # of MergeMethod: use, weighted, base, elementwise, nanoseconds, statistics
+        **traits: Any,  # of MergeMethod: use, weighted, base, elementwise, nanoseconds and so on
     ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
         """Register the function below as a merge method, and return it unchanged.
 
@@ -192,7 +196,7 @@ class MergeMethods(Registry[MergeMethod]):
             space: "delta" to be given tuned minus base, "weight" to be given the models' values.
             models: the least and the most models it takes.
             traits: `use` (when to use it, if the docstring's first line doesn't say), `weighted`,
-                `base`, `elementwise`, `nanoseconds` and `statistics`, as `MergeMethod` explains them.
+                `base`, `elementwise`, `nanoseconds`, `statistics` and `calibration`: see `MergeMethod`.
         """
 
         def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -11,6 +11,7 @@ from lab.core.job import Job, NewModel, Outcome
 from lab.core.spec import spec_sha256
 from lab.merge.adapterrun import make_adapter
 from lab.merge.adapters import AdapterPlan
+from lab.merge.calibration import readings_of
 from lab.merge.check import prepare
 from lab.merge.cost import foretold, metered, told
 from lab.merge.engine import Engine
@@ -20,6 +21,9 @@ from lab.merge.registry import merge_methods
 from lab.merge.spec import MergeSpec
 from lab.merge.steps import Share, shares
 from lab.merge.vocabulary import VocabularyPlan
+
+if TYPE_CHECKING:
+    from lab.merge.calibrating import Found
 
 
 def run(spec: MergeSpec, job: Job) -> Outcome:
@@ -54,7 +58,9 @@ def run(spec: MergeSpec, job: Job) -> Outcome:
 
 def _make(spec: MergeSpec, plan: MergePlan, work: Path, job: Job) -> NewModel:
     """Write one merge's weights and what lies beside them."""
-    engine = Engine(plan, work, spec_sha256(spec), threads=torch.get_num_threads())
+    recipe = spec_sha256(spec)
+    found = _read_texts(spec, plan, work, recipe, job).known_for if plan.method.calibration else None
+    engine = Engine(plan, work, recipe, threads=torch.get_num_threads(), found=found)
     engine.run(job)
     write_companions(spec, plan, engine.folder, job.note)
     return NewModel(
@@ -81,6 +87,16 @@ def _make_all(spec: MergeSpec, plan: MergePlan, job: Job, steps: Path) -> list[N
         if is_last or spec.keep_intermediates:
             models.append(made if is_last else replace(made, name=spec.name_of(one)))
     return models
+
+
+def _read_texts(spec: MergeSpec, plan: MergePlan, work: Path, recipe: str, job: Job) -> "Found":
+    """Have the models read their texts first, for the methods that ask for it."""
+    from lab.merge.calibrating import calibrate  # loads transformers, which other merges do without
+
+    try:
+        return calibrate(plan, readings_of(spec, job), work / "read", recipe, job)
+    except BadInput as error:
+        raise JobFailed("models_changed", f"The models can't read their texts. {error}") from error
 
 
 def facts_of(plan: MergePlan) -> dict[str, object]:

@@ -42,6 +42,8 @@ class LiveRecipe:
             if getattr(spec, field) not in (None, (), "model"):
                 raise _refusal(does, field)
         plan = prepare(spec, shelf)
+        if plan.method.calibration:
+            raise _refusal("has its models read texts first", "method")
         first = plan.method.statistics
         if first and any(first.rounds_for(tensor.knobs) for tensor in plan.tensors):
             raise _refusal("compares whole layers or models before it merges", "method")

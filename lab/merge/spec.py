@@ -13,6 +13,7 @@ from lab.core.spec import JobSpec, LabName, ModelRef, Spec
 from lab.merge.parameters import Setting, mapped
 from lab.merge.reference import parse
 from lab.merge.registry import MergeMethod, merge_methods
+from lab.merge.statistics import DATA
 from lab.merge.tokens import TokenizerSetting
 
 MOST_SLICES = 512
@@ -169,6 +170,8 @@ class MergeSpec(JobSpec):
         method = merge_methods[self.method]
         if self.models:
             _count(method, self.models, self.base_model, "models")
+        if method.calibration:
+            self._every_model_has_a_text()
         for place, part in enumerate(self.slices):
             _count(method, part.sources, part.base_model or self.base_model, f"slices.{place}.sources")
         return self
@@ -188,6 +191,24 @@ class MergeSpec(JobSpec):
             if late:
                 raise ValueError(f"{place}: {step.name} needs {min(late)}, which is not made before it.")
         return steps
+
+    def _every_model_has_a_text(self) -> None:
+        for field in ("slices", "intermediates", "tokenizer"):
+            if getattr(self, field):
+                raise BadInput(
+                    f"{self.method} has {field}.",
+                    "Its models read texts whole and as they are.",
+                    "List models that are in the lab, with one vocabulary.",
+                    field=field,
+                )
+        for place, source in enumerate(self.models):
+            if not isinstance(source.parameters.get(DATA, self.parameters.get(DATA)), str):
+                raise BadInput(
+                    f"{DATA} is missing: {source.model} has no text to read.",
+                    f"{self.method} learns from what each model makes of a text, best that of its training.",
+                    "Choose a dataset.",
+                    field=f"models.{place}.parameters.{DATA}",
+                )
 
     @property
     def title(self) -> str:
@@ -225,6 +246,12 @@ class MergeSpec(JobSpec):
         for reference in (*self.references(), *named):
             names += parse(reference).names
         return tuple(dict.fromkeys(name for name in names if name not in steps))
+
+    def datasets_used(self) -> tuple[str, ...]:
+        """Return the datasets that the models read first, where a method asks for that."""
+        named = [source.parameters.get(DATA, self.parameters.get(DATA)) for source in self.models]
+        named += [data for step in self.intermediates for data in step.datasets_used()]
+        return tuple(dict.fromkeys(data for data in named if isinstance(data, str)))
 
     def models_made(self) -> tuple[str, ...]:
         """Return the merged model's name, after those of the steps that are kept."""

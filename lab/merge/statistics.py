@@ -5,8 +5,11 @@ Pure: tensors and numbers only. `gathering.py` takes them over a whole model's f
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import Field
+
+from lab.core.spec import Spec
 from lab.models.lazytorch import Tensor
 
 if TYPE_CHECKING:
@@ -15,10 +18,24 @@ if TYPE_CHECKING:
 Scope = Literal["tensor", "layer", "model"]
 """Which tensors are counted together: each alone, those of a layer, or all."""
 
+Calibration = Literal["fisher", "gram"]
+"""What models read a text for: how sensitive each weight is, or what inputs each linear layer is given."""
+
+DATA = "data"
+
 Known = Mapping[str, Tensor]
 """What a first pass found out, by names that the method itself chose."""
 
 Knobs = Mapping[str, Any]
+
+
+class Calibrated(Spec):
+    """What a recipe may set for a method whose models read a text first."""
+
+    data: Annotated[str, Field(description="The dataset that a model reads: best what it was trained on")]
+    samples: Annotated[
+        int, Field(ge=1, le=4096, description="So many rows of it, the first ones, are read by each model")
+    ] = 64
 
 
 @dataclass(frozen=True)
