@@ -230,6 +230,10 @@ class ChangeStack(TensorStack):
 class _Change(Values):
     """An adapter's change of one matrix, its base left out."""
 
+    def sample(self, step: int) -> Tensor:
+        total = self._flat.numel()
+        return self._fold.sample(step, total) if self._fold else torch.zeros(-(-total // step))
+
     def read(self, start: int, row: Tensor) -> None:
         row.zero_()
         if self._fold:

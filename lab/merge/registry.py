@@ -114,7 +114,7 @@ class MergeMethod:
 
     @property
     def parameters(self) -> dict[str, FieldInfo]:
-        """All that a recipe may set, by name: the knobs, and where they count `weight`, `data` and `samples`."""
+        """All that a recipe may set, by name: knobs, and where they count `weight`, `data` and `samples`."""
         weight = {"weight": _Weighted.model_fields["weight"]} if self.weighted else {}
         text = Calibrated.model_fields if self.calibration else {}
         knobs = {info.alias or name: info for name, info in self.knobs.model_fields.items()}

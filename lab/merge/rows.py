@@ -60,6 +60,16 @@ class RelaidValues:
             values = torch.cat([values, padding])
         row.copy_(values.flatten()[start - first * columns :][: len(row)])
 
+    def sample(self, step: int) -> Tensor:
+        """Return every step-th element."""
+        columns, rows = self._matrix.columns, self._rows + self._padding
+        picked, at_a_time = [], max(1, _MEAN_ELEMENTS // columns)
+        for first in range(0, rows, at_a_time):
+            values = torch.empty((min(first + at_a_time, rows) - first) * columns)
+            self.read(first * columns, values)
+            picked.append(values[-first * columns % step :: step])
+        return torch.cat(picked)
+
     def _between(self, first: int, last: int) -> Tensor:
         """Return the rows from first to last, in float32. Shape (rows, columns)."""
         own = self._own[first:last]

@@ -4,7 +4,7 @@ Knows the registry of methods; opens no file. What depends on the models is chec
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypedDict, Unpack
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -285,6 +285,14 @@ class MergeSpec(JobSpec):
         return self.model_validate(self.model_dump() | {"result": "adapter", "rank": rank})
 
 
+class More(TypedDict, total=False):
+    """What else a form may say of a merge's result."""
+
+    dtype: Dtype | None
+    tokenizer: str | None
+    seed: int
+
+
 def merge_of(
     method: str,
     models: Sequence[tuple[str, float]],
@@ -292,9 +300,8 @@ def merge_of(
     name: str,
     base: str | None = None,
     knobs: Mapping[str, Any] | None = None,
-    dtype: Dtype | None = None,
-    tokenizer: str | None = None,
-    seed: int = 0,
+    data: Mapping[str, str] | None = None,
+    **more: Unpack[More],
 ) -> MergeSpec:
     """Build the merge that a form describes.
 
@@ -304,16 +311,17 @@ def merge_of(
         name: the result's name.
         base: the base model; where the method only needs one to start from, the first model.
         knobs: the method's knobs, for all models and tensors.
-        dtype: the result's dtype; None keeps the models'.
-        tokenizer: whose vocabulary the result has, as `TokenizerSetting` has it; None leaves rows in place.
-        seed: of the random numbers of methods that draw.
+        data: the dataset that each model reads first, for methods that learn from texts.
+        more: the result's dtype, where it is not the models'; whose vocabulary it has, as
+            `TokenizerSetting` has it; the seed of methods that draw.
 
     Raises:
         ValidationError: something doesn't fit; `problems_of` says which fields.
     """
     chosen = merge_methods[method]
+    texts = {model: {DATA: name} for model, name in (data or {}).items()}
     sources = [
-        {"model": model, "parameters": {"weight": weight} if chosen.weighted else {}}
+        {"model": model, "parameters": ({"weight": weight} if chosen.weighted else {}) | texts.get(model, {})}
         for model, weight in models
     ]
     if chosen.base == "first" and base is None and models:
@@ -325,9 +333,9 @@ def merge_of(
             "base_model": None if chosen.base == "none" else base,
             "models": sources,
             "parameters": dict(knobs or {}),
-            "dtype": dtype,
-            "tokenizer": {"source": tokenizer} if tokenizer else None,
-            "seed": seed,
+            "dtype": more.get("dtype"),
+            "tokenizer": {"source": more["tokenizer"]} if more.get("tokenizer") else None,
+            "seed": more.get("seed", 0),
         }
     )
 

@@ -7,6 +7,7 @@ their colours from static/crucible.css, so that a figure follows the light and t
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -231,6 +232,44 @@ def _heat_colours(values: Sequence[float]) -> dict[str, Any]:
         scale = [[0, "#d55e00"], [0.5, "rgba(128,140,155,.12)"], [1, "#0072b2"]]
         return {"colorscale": scale, "zmin": -size, "zmax": size}
     return {"colorscale": [[0, "rgba(0,114,178,.08)"], [1, "#0072b2"]], "zmin": 0, "zmax": size}
+
+
+def stacked_layers(origins: Sequence[tuple[str, int]]) -> Any:
+    """Draw which layer of which model stands at each place of a stack, and where layers meet that never did.
+
+    Args:
+        origins: model and layer of every output layer, bottom to top.
+    """
+    figure = _figure(240, "layer of the result", "layer it was")
+    names = list(dict.fromkeys(name for name, _ in origins))
+    runs = [[0]] if origins else []
+    for place in range(1, len(origins)):
+        if is_seam(origins[place - 1], origins[place]):
+            runs.append([])
+        runs[-1].append(place)
+    for run in runs:
+        name = origins[run[0]][0]
+        _line(
+            figure, name, [(at, origins[at][1]) for at in run], OKABE_ITO[names.index(name) % 8], markers=True
+        )
+        figure.data[-1].update(
+            showlegend=len(names) > 1
+            and run[0] == next(at for at, one in enumerate(origins) if one[0] == name),
+            hovertemplate=f"{name}, layer %{{y}}",
+        )
+    for before, after in pairwise(runs):
+        words = f"{origins[before[-1]][1]} meets {origins[after[0]][1]}"
+        figure.add_vline(
+            x=after[0] - 0.5, line={"color": OKABE_ITO[5], "width": 1.5, "dash": "dot"},
+            annotation={"text": words, "font": {"color": OKABE_ITO[5]}}, annotation_position="top left",
+        )  # fmt: skip
+    figure.update_layout(yaxis={"rangemode": "tozero", "tickformat": "d"}, xaxis={"tickformat": "d"})
+    return figure
+
+
+def is_seam(below: tuple[str, int], above: tuple[str, int]) -> bool:
+    """Whether two layers meet in a stack that did not follow each other in their model."""
+    return above != (below[0], below[1] + 1)
 
 
 def bars_of(rows: Iterable[ScoreRow], chosen: Sequence[str], metric: str, data: str) -> list[Bar]:

@@ -15,6 +15,9 @@ from lab.ui import charts, widgets
 from lab.ui.mergeheat import drawable, heat_rows
 from lab.ui.words import count, duration, size
 
+STACK = "layers"
+"""What the heat map draws of a stack: which layer stands where."""
+
 _RANGE = re.compile(r"^(?:(?P<model>[A-Za-z0-9._-]+)\s*:\s*)?(?P<first>\d+)\s*-\s*(?P<end>\d+)$")
 
 
@@ -31,6 +34,7 @@ class Filled:
         knobs: the chosen method's knobs.
         ranges: layer ranges, one a line, for methods that stack layers.
         seed: of the random numbers of methods that draw.
+        data: the dataset that each model reads first, for methods that learn from texts.
         recipe: mergekit YAML that replaces all of the above but the name; "" uses the form.
         is_adapter: whether adapters are to become an adapter.
         rank: of that adapter, or nothing to let the method say.
@@ -49,6 +53,7 @@ class Filled:
     rank: int | None = None
     tokenizer: str | None = None
     seed: int = 0
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def spec(self, tell: Callable[[str], None] = lambda _: None) -> MergeSpec:
         """Return the spec; `tell` hears what of a recipe has no effect.
@@ -64,7 +69,7 @@ class Filled:
     def _merged(self) -> MergeSpec:
         return merge_of(
             self.method, self.inputs, name=self.name, base=self.base, knobs=self.knobs, dtype=self.dtype,
-            tokenizer=self.tokenizer, seed=self.seed,
+            data=self.data, tokenizer=self.tokenizer, seed=self.seed,
         )  # fmt: skip
 
     def _stacked(self) -> MergeSpec:
@@ -213,8 +218,14 @@ def heat_map(plan: MergePlan, wish: str | None = None) -> tuple[Any, list[str], 
     """Draw what each layer gets, of the parameter that is wished for or else of the one that varies most.
 
     Returns:
-        The figure, what can be drawn, and what is.
+        The figure, what can be drawn, and what is; of a stack, which layer stands where.
     """
+    if stacks_layers(plan.method.name):
+        return (
+            charts.stacked_layers([(model.ref, layer) for model, layer in plan.layer_origins]),
+            [STACK],
+            STACK,
+        )
     names = drawable(plan)
     what = wish if wish in names else next(iter(names), "")
     return charts.layer_heat_map(heat_rows(plan, what) if what else [], what), names, what

@@ -10,7 +10,8 @@ import gradio as gr
 
 from lab.merge.registry import merge_methods
 from lab.merge.spec import Dtype, MergeSpec
-from lab.ui import form, widgets
+from lab.merge.statistics import DATA
+from lab.ui import form, mergetexts, widgets
 from lab.ui.mergechoice import ordered_methods, which_one
 
 MOST_INPUTS = 8
@@ -46,13 +47,15 @@ class Parts:
     result: Any
     rank: Any
     tokenizer: Any
+    data: Any
 
     @property
     def inputs(self) -> list[Any]:
         """What a handler reads, in the order of `_Merge.read`."""
         return [
             self.method, self.base, self.name, self.dtype, self.ranges, self.use_recipe, self.recipe,
-            self.result, self.rank, self.tokenizer, *self.models, *self.weights, *self.knobs.inputs,
+            self.result, self.rank, self.tokenizer, self.data,
+            *self.models, *self.weights, *self.knobs.inputs,
         ]  # fmt: skip
 
 
@@ -65,6 +68,7 @@ def lay_out_form() -> tuple[Parts, list[Any], tuple[Any, Any]]:
     words = widgets.picture(method_words(FIRST))
     widgets.picture(which_one(), elem_id="lab-merge-which")
     knobs = _lay_out_knobs()
+    data = mergetexts.control(is_shown=merge_methods[FIRST].calibration is not None)
     stack, drop, ranges = _lay_out_stack()
     base = gr.Dropdown(
         label="Base", choices=[], elem_id="lab-merge-base", info="What the models were tuned from"
@@ -75,7 +79,7 @@ def lay_out_form() -> tuple[Parts, list[Any], tuple[Any, Any]]:
     dtype, use_recipe, recipe, recipe_line, tokenizer = _lay_out_advanced()
     parts = Parts(
         models, weights, rows, method, words, knobs, stack, drop, ranges, base, name, dtype,
-        use_recipe, recipe, of_adapters, result, rank, tokenizer,
+        use_recipe, recipe, of_adapters, result, rank, tokenizer, data,
     )  # fmt: skip
     return parts, [model_line, base_line, name_line, recipe_line, recipe], buttons
 
@@ -147,7 +151,9 @@ def _lay_out_knobs() -> form.SharedForm:
     """Make the knobs of all methods; those of equal name, type and bounds are one control."""
     fields = {}
     for chosen in merge_methods.values():
-        fields[chosen.name] = {name: info for name, info in chosen.parameters.items() if name != "weight"}
+        fields[chosen.name] = {
+            name: info for name, info in chosen.parameters.items() if name not in ("weight", DATA)
+        }
         if chosen.is_random:
             fields[chosen.name]["seed"] = MergeSpec.model_fields["seed"]
     with gr.Row(elem_classes="lab-knobs"):

@@ -96,5 +96,10 @@ def compare_link(row: ModelRow, words: str = "Compare with its parents", look: s
 
 def result_links(row: ModelRow) -> str:
     """Return what to do next with a model that has just been made."""
+    train = (
+        f'<a class="lab-button lab-primary" href="?view=finetune&amp;base={esc(row.name)}">Train it on</a>'
+        if row.kind == "upscaled"  # right after the cut it is worse than its base
+        else ""
+    )
     card = f'<a class="lab-button" href="?view=models&amp;model={esc(row.name)}">Open {esc(row.name)}</a>'
-    return compare_link(row, look="lab-primary") + card
+    return train + compare_link(row, look="" if train else "lab-primary") + card

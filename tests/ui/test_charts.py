@@ -120,3 +120,21 @@ def test_a_deep_model_has_few_ticks() -> None:
 def test_figures_have_no_ground_of_their_own() -> None:
     figure = charts.loss_chart({"loss": [(1, 2.0)]})
     assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
+
+
+def test_a_stack_is_drawn_with_its_seam() -> None:
+    """SOLAR's of 8 layers and m = 2: layer 5 meets layer 2."""
+    origins = [("m", layer) for layer in (*range(6), *range(2, 8))]
+    figure = charts.stacked_layers(origins)
+    assert [list(line.y) for line in figure.data] == [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 7]]
+    assert [list(line.x) for line in figure.data] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
+    (words,) = [note.text for note in figure.layout.annotations]
+    assert words == "5 meets 2"
+    assert figure.layout.shapes[0].x0 == 5.5
+
+
+def test_a_stack_of_two_models_has_a_seam_where_one_gives_way_to_the_other() -> None:
+    figure = charts.stacked_layers([("a", 0), ("a", 1), ("b", 2), ("b", 3)])
+    assert [(line.name, line.showlegend) for line in figure.data] == [("a", True), ("b", True)]
+    assert [note.text for note in figure.layout.annotations] == ["1 meets 2"]
+    assert not charts.stacked_layers([("a", 0), ("a", 1)]).layout.annotations

@@ -1,12 +1,15 @@
 """From the merge form to a spec."""
 
 import pytest
+from pydantic import ValidationError
+from ui_rows import model
 
 from lab.core.errors import BadInput
 from lab.core.store.rows import ModelRow
 from lab.merge.registry import merge_methods
 from lab.ui.mergechoice import groups, ordered_methods, which_one
 from lab.ui.mergeform import Filled, read_ranges, solar_ranges, stacks_layers
+from lab.ui.mergetexts import OWN, data_for
 from lab.ui.modelview import base_of_adapters
 
 
@@ -80,3 +83,17 @@ def test_every_method_is_offered_once_in_a_group() -> None:
 
 def test_the_form_s_seed_reaches_the_spec() -> None:
     assert Filled("dare_ties", (("a", 1.0),), base="base", name="x", seed=7).spec().seed == 7
+
+
+def test_the_texts_that_models_read_reach_the_spec() -> None:
+    filled = Filled("regmean", (("a", 1.0), ("b", 1.0)), name="ab", data={"a": "pirate", "b": "sums"})
+    assert filled.spec().datasets_used() == ("pirate", "sums")
+    with pytest.raises(ValidationError, match="b has no text to read"):
+        Filled("regmean", (("a", 1.0), ("b", 1.0)), name="ab", data={"a": "pirate"}).spec()
+
+
+def test_each_model_reads_its_own_training_data_or_all_the_same() -> None:
+    rows = [model("a", facts={"dataset": "pirate"}), model("b", facts={})]
+    assert data_for(["a", "b"], OWN, rows) == {"a": "pirate"}
+    assert data_for(["a", "b"], "sums", rows) == {"a": "sums", "b": "sums"}
+    assert data_for(["a"], None, rows) == {}

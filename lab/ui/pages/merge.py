@@ -11,7 +11,7 @@ from lab.core.errors import LabError, Problem, problems_of
 from lab.core.spec import free_name
 from lab.merge.recipe import write_recipe
 from lab.merge.registry import merge_methods
-from lab.ui import form, mergeform, modelview, widgets
+from lab.ui import form, mergeform, mergetexts, modelview, widgets
 from lab.ui.carryform import CarryForm
 from lab.ui.mergelayout import ADAPTER, KEEP, MOST_INPUTS, Parts, lay_out_form, method_words
 from lab.ui.offers import Offer, offered
@@ -112,7 +112,9 @@ class _Merge:
     def bind_checks(self, told: list[Any], count: Any, fewer: Any) -> None:
         """Check the form after every change that a person makes and what follows from it."""
         parts, quiet = self.parts, {"show_progress": "hidden", "trigger_mode": "always_last"}
-        shown = [parts.words, parts.stack, parts.base, parts.ranges, *parts.knobs.shown, *parts.rows]
+        shown = [
+            parts.words, parts.stack, parts.base, parts.data, parts.ranges, *parts.knobs.shown, *parts.rows,
+        ]  # fmt: skip
         first = [parts.method, parts.models[0], parts.drop]
         rows = [count, *parts.rows, *parts.models]
         chosen = parts.method.input(self.choose, [*first, count], shown, api_name="merge_method", **quiet)
@@ -193,7 +195,9 @@ class _Merge:
             *(gr.skip() if place < count else gr.Dropdown(value=None) for place in range(MOST_INPUTS)),
         )
 
-    def choose(self, method: str, model: str | None, drop: float | None, count: int) -> tuple[Any, ...]:
+    def choose(
+        self, method: str, model: str | None, drop: float | None, count: int, request: gr.Request
+    ) -> tuple[Any, ...]:
         """Show the chosen method's sentence and knobs, and hide what it has no use for."""
         chosen = merge_methods[method]
         stacks = mergeform.stacks_layers(method)
@@ -201,6 +205,10 @@ class _Merge:
             method_words(method),
             gr.Column(visible=stacks),
             gr.Dropdown(visible=chosen.base != "none"),
+            gr.Dropdown(
+                visible=chosen.calibration is not None,
+                choices=mergetexts.choices(self.services.store, self.services.who(request)),
+            ),
             self.stack(model, drop),
             *self.parts.knobs.choose(method),
             *(gr.Row(visible=place < (1 if stacks else count)) for place in range(MOST_INPUTS)),
@@ -270,7 +278,8 @@ class _Merge:
 
     def read(self, given: Sequence[Any]) -> mergeform.Filled:
         """Read the components' values, in the order of `Parts.inputs`."""
-        method, base, name, dtype, ranges, use_recipe, recipe, result, rank, tokenizer, *rest = given
+        method, base, name, dtype, ranges, use_recipe, recipe, *rest = given
+        (result, rank, tokenizer, data), rest = rest[:4], rest[4:]
         models, weights, knobs = (
             rest[:MOST_INPUTS],
             rest[MOST_INPUTS : 2 * MOST_INPUTS],
@@ -278,6 +287,8 @@ class _Merge:
         )
         is_offered = modelview.base_of_adapters(self.services.store.models.list(), models)
         settings = self.parts.knobs.values(method, knobs)
+        reads = merge_methods[method].calibration is not None
+        named = [model for model in models if model]
         return mergeform.Filled(
             method=method,
             inputs=tuple((model, weight) for model, weight in zip(models, weights, strict=True) if model),
@@ -291,6 +302,7 @@ class _Merge:
             is_adapter=result == ADAPTER and bool(is_offered),
             rank=rank,
             tokenizer=tokenizer or None,
+            data=mergetexts.data_for(named, data, self.services.store.models.list()) if reads else {},
         )
 
 
