@@ -127,8 +127,8 @@ def _same_family(spec: MergeSpec, models: dict[str, Ingredient]) -> None:
             raise BadInput(
                 f"{ref} has a vocabulary of {model.config.vocab:,}, {first.ref} of {first.config.vocab:,}.",
                 "Without a tokenizer setting embeddings are merged row by row, so all have the same size.",
-                "Set the tokenizer: `tokenizer_source: union` keeps every model's tokens, `tokenizer_source: "
-                "base` only the base's. Or choose models that share a tokenizer.",
+                "Choose a vocabulary for the result: tokenizer_source: union keeps every model's tokens, "
+                "tokenizer_source: base only the base's. Or choose models that share a tokenizer.",
                 field=field,
             )
         if model.config.hidden != first.config.hidden:

@@ -287,7 +287,8 @@ class _Draft:
         others = [source for source in self.sources if source[1] is not self._base]
         if self._method.base == "first":
             own = Source.model_construct(model=self._base.ref, layer_range=None, parameters={})
-            others = [(own, self._base, self._base_first), *others]
+            again = [source for source in self.sources if source[1] is self._base][1:]
+            others = [(own, self._base, self._base_first), *others, *again]
             self._base = None
         self._inputs = others
 

@@ -169,13 +169,15 @@ def layer_heat_map(rows: Sequence[HeatRow], what: str) -> Any:
     wide_after = max((len(row.after) for row in rows), default=0)
     columns = [_heat_columns(row, layers, wide_before, wide_after, what) for row in rows]
     grid = [[value for value, _ in cells] for cells in columns]
-    figure = _figure(86 + 26 * max(len(rows), 1), "layer", "")
+    colours = _heat_colours([value for cells in grid for value in cells if value is not None])
+    title = f"{what} by layer, {colours['zmin']:.3g} to {colours['zmax']:.3g}"
+    figure = _figure(86 + 26 * max(len(rows), 1), title, "")
     figure.add_heatmap(
         z=grid,
         x=list(range(-wide_before - 1 if wide_before else 0, layers + (wide_after + 1 if wide_after else 0))),
         y=list(range(len(rows))),
         text=[[words for _, words in cells] for cells in columns],
-        **_heat_colours([value for cells in grid for value in cells if value is not None]),
+        **colours,
         xgap=1,
         ygap=3,
         hoverongaps=False,

@@ -111,7 +111,10 @@ def _kinds_in_words(kinds: Sequence[str], every: Sequence[str], *, is_alone: boo
 
 def _values(plan: MergePlan, tensor: OutputTensor, what: str) -> list[tuple[str, float]]:
     """Return each model's number for one tensor; a knob for all models is told once."""
-    models = [part.model.ref for part in tensor.inputs]
+    refs = [part.model.ref for part in tensor.inputs]
+    # A model that is there twice has a row for each time.
+    times = [refs[: place + 1].count(ref) for place, ref in enumerate(refs)]
+    models = [ref if time == 1 else f"{ref} ({time})" for ref, time in zip(refs, times, strict=True)]
     if what == WEIGHT and plan.method.weighted:
         return list(zip(models, map(float, tensor.weights), strict=True))
     knob = tensor.knobs[_argument(plan, what)]

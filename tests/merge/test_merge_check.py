@@ -100,6 +100,11 @@ def test_slerp_starts_from_the_base_wherever_it_is_listed(family: TinyShelf):
     assert [part.model.ref for part in check(spec, family).tensors[0].inputs] == ["b", "a"]
 
 
+def test_slerp_of_a_model_with_itself_has_it_twice(family: TinyShelf):
+    spec = read_recipe("models: [{model: b}, {model: b}]\nmerge_method: slerp\nbase_model: b", name="out")
+    assert [part.model.ref for part in check(spec, family).tensors[0].inputs] == ["b", "b"]
+
+
 def test_a_model_that_is_not_there_is_named(family: TinyShelf):
     assert refusal(pair(second="gone"), family, "There is no model 'gone'") == "models.1.model"
     spec = merge_of("ties", [("a", 1)], base="gone", name="out")

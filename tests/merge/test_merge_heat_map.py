@@ -104,6 +104,15 @@ def test_what_varies_is_drawn_first_and_knobs_of_each_model_can_be_drawn(shelf: 
     assert [shown(row) for row in heat_rows(made, "lambda")] == [("all", (1.0, 1.0, 1.0))]
 
 
+def test_a_model_that_is_there_twice_has_two_rows(shelf: TinyShelf):
+    recipe = """
+    models: [{model: one, parameters: {weight: 1}}, {model: one, parameters: {weight: [0, 1]}}]
+    merge_method: linear
+    """
+    rows = heat_rows(plan(shelf, recipe), "weight")
+    assert [shown(row) for row in rows] == [("A", (1.0, 1.0, 1.0)), ("B", (0.0, 0.5, 1.0))]
+
+
 def test_a_model_without_a_part_in_a_layer_has_a_gap_there(shelf: TinyShelf):
     recipe = """
     slices:

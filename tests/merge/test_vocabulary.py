@@ -166,7 +166,7 @@ def test_what_becomes_of_each_vocabulary_is_told_before_and_kept_after(words: Ti
 @pytest.mark.parametrize(
     ("more", "words_", "field"),
     [
-        ("", "tokenizer_source: union` keeps every model's tokens", "models.1.model"),
+        ("", "tokenizer_source: union keeps every model's tokens", "models.1.model"),
         ("tokenizer_source: gone\n", "no model 'gone'", "tokenizer"),
         ("tokenizer: {tokens: {cat: {source: b}}}\n", "b has no token 'cat'", "tokenizer.tokens.cat.source"),
         (
