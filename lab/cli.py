@@ -33,6 +33,7 @@ from lab.local import (
     run_job,
     work_beside,
 )
+from lab.merge.expertspec import read_experts
 from lab.merge.inspect.spec import InspectSpec
 from lab.merge.recipe import read_recipe
 from lab.merge.spec import MergeSpec
@@ -142,6 +143,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="of a recipe of several documents, keep every merge: OUT_DIR holds a folder for each",
     )
+    sub = command("moe", moe, "Make a mixture of experts as a mergekit-moe YAML file says.")
+    sub.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    sub.add_argument("out", type=Path, metavar="OUT_DIR")
+    sub.add_argument(
+        "--i-understand-this-is-not-useful-without-training", dest="untrained", action="store_true",
+        help="make it although all experts or all prompts are the same",
+    )  # fmt: skip
     sub = command("tune", tune, "Fine-tune as a spec exported from the Fine-tune page says.")
     sub.add_argument("spec", type=Path, metavar="SPEC.yaml")
     sub.add_argument("out", type=Path, metavar="OUT_DIR")
@@ -213,6 +221,15 @@ def merge(desk: Desk) -> None:
     if desk.args.seed is not None:
         spec = MergeSpec.model_validate({**spec.model_dump(), "seed": desk.args.seed})
     _make_models(desk, spec, out)
+
+
+def moe(desk: Desk) -> None:
+    """Make a mixture of experts as a mergekit-moe YAML file says."""
+    args = desk.args
+    spec = read_experts(
+        _text_of(args.config), name=_name_for(args.out), untrained=args.untrained, tell=desk.voice.say
+    )
+    _make_models(desk, spec, args.out)
 
 
 def tune(desk: Desk) -> None:

@@ -19,6 +19,7 @@ from lab.core.spec import JobSpec
 from lab.core.store import Store
 from lab.core.store.rows import LIVE, TERMINAL
 from lab.data.spec import PreviewSpec
+from lab.merge.expertspec import ExpertsSpec
 from lab.merge.inspect.spec import InspectSpec
 from lab.merge.spec import MergeSpec
 from lab.models.catalog import Catalog
@@ -116,6 +117,10 @@ class DemoHouse:
         Raises:
             BadInput: names the field and says how far it may go.
         """
+        if isinstance(spec, ExpertsSpec):
+            raise BadInput(
+                "Mixtures of experts are off in this demo.", "", "Run the lab on your own machine."
+            )
         if not isinstance(spec, TuneSpec | CompareSpec | MergeSpec | ScoreSpec | PreviewSpec | InspectSpec):
             raise BadInput(
                 "Imports are off in this demo.", "", "Run the lab on your own machine to add models."

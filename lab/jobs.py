@@ -25,6 +25,7 @@ from lab.core.store import NewJob, Store
 from lab.core.store.limits import NO_LIMITS, Limits
 from lab.core.store.rows import LIVE, JobRow
 from lab.data.spec import PreviewSpec
+from lab.merge.expertspec import ExpertsSpec
 from lab.merge.inspect.spec import InspectSpec
 from lab.merge.spec import MergeSpec
 from lab.models.spec import ImportSpec, StarterSpec
@@ -32,7 +33,15 @@ from lab.score.spec import ScoreSpec
 from lab.tune.spec import TuneSpec
 
 AnySpec = Annotated[
-    MergeSpec | TuneSpec | CompareSpec | ScoreSpec | PreviewSpec | ImportSpec | StarterSpec | InspectSpec,
+    MergeSpec
+    | ExpertsSpec
+    | TuneSpec
+    | CompareSpec
+    | ScoreSpec
+    | PreviewSpec
+    | ImportSpec
+    | StarterSpec
+    | InspectSpec,
     Field(discriminator="kind"),
 ]
 """Every spec there is: the first of the two tables that a new kind of job adds a line to."""
@@ -69,6 +78,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "merge": Kind("batch", "lab.merge.run:run", "lab.merge.check:check"),
+    "moe": Kind("batch", "lab.merge.expertrun:run", "lab.merge.expertcheck:check"),
     "tune": Kind("batch", "lab.tune.run:run", "lab.tune.check:check", stoppable=True),
     "score": Kind("batch", "lab.score.run:run", "lab.score.check:check", stoppable=True, is_short=True),
     "inspect": Kind("batch", "lab.merge.inspect.run:run", "lab.merge.inspect.check:check", is_short=True),

@@ -5,7 +5,7 @@ sum, the factors are stacked, which is exact; what other methods make is cut to 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Final
 
@@ -22,7 +22,7 @@ SUMS: Final = ("linear", "task_arithmetic")
 _SECONDS_PER_ELEMENT = 1.5e-7  # singular values of a matrix, on one core
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdapterPlan(MergePlan):
     """What comes out of a merge of adapters; `tensors` are the matrices that one of them changes.
 
@@ -93,13 +93,9 @@ def adapter_plan(spec: MergeSpec, plan: MergePlan, models: Mapping[str, Ingredie
     dtype = _dtype(spec, adapters)
     tensors = tuple(replace(tensor, dtype=dtype) for tensor in plan.tensors if any(folds_of(tensor)))
     parents = dict.fromkeys([base_ref, *(adapter.ref for adapter in adapters)])
+    kept = {one.name: getattr(plan, one.name) for one in fields(MergePlan)}
     return AdapterPlan(
-        **{
-            name: getattr(plan, name)
-            for name in ("method", "donor", "layers", "layer_origins", "tied", "seed")
-        },
-        tensors=tensors,
-        parents=tuple(parents),
+        **(kept | {"tensors": tensors, "parents": tuple(parents)}),
         rank=_rank(spec, tensors),
         base_ref=base_ref,
     )

@@ -35,15 +35,30 @@ def check(spec: MergeSpec, shelf: Shelf) -> MergePlan:
     plan = prepare(spec, shelf)
     size = plan.size_bytes + sum(step.size_bytes for step in plan.before)
     work = plan.work_bytes + sum(step.work_bytes for step in plan.before)
-    need, have = int(size * 1.2) + work + ROOM_FOR_SMALL_FILES, shelf.free_disk_bytes()
+    check_room(size, shelf, field="out_dtype", work_bytes=work)
+    return plan
+
+
+def check_room(size_bytes: int, shelf: Shelf, field: str, work_bytes: int = 0) -> None:
+    """Refuse a result that the disk has no room for.
+
+    Args:
+        size_bytes: of the result.
+        shelf: knows the disk.
+        field: what to name as its cause.
+        work_bytes: what is written beside it meanwhile.
+
+    Raises:
+        BadInput: says how much it takes and how much there is.
+    """
+    need, have = int(size_bytes * 1.2) + work_bytes + ROOM_FOR_SMALL_FILES, shelf.free_disk_bytes()
     if need > have:
         raise BadInput(
             f"This takes up to {need / 1e9:.2f} GB and the disk has {have / 1e9:.2f} GB free.",
             "A merge is written whole before it is published.",
             "Delete models that you don't need, or choose a smaller dtype.",
-            field="out_dtype",
+            field=field,
         )
-    return plan
 
 
 def prepare(spec: MergeSpec, shelf: Shelf, work: Path | None = None) -> MergePlan:

@@ -7,6 +7,8 @@ from typing import Any
 
 from lab.core.errors import BadInput, Problem
 from lab.merge.adapters import SUMS, AdapterPlan
+from lab.merge.expertplan import ExpertsPlan
+from lab.merge.expertspec import ExpertsSpec, is_experts, read_experts
 from lab.merge.plan import MergePlan
 from lab.merge.recipe import read_recipe
 from lab.merge.registry import merge_methods
@@ -55,12 +57,14 @@ class Filled:
     seed: int = 0
     data: Mapping[str, str] = field(default_factory=dict)
 
-    def spec(self, tell: Callable[[str], None] = lambda _: None) -> MergeSpec:
+    def spec(self, tell: Callable[[str], None] = lambda _: None) -> MergeSpec | ExpertsSpec:
         """Return the spec; `tell` hears what of a recipe has no effect.
 
         Raises:
             ValidationError, BadInput: something doesn't fit; the field is named.
         """
+        if self.recipe.strip() and is_experts(self.recipe):
+            return read_experts(self.recipe, name=self.name)
         if self.recipe.strip():
             return read_recipe(self.recipe, name=self.name, tell=tell)
         spec = self._stacked() if stacks_layers(self.method) else self._merged()
@@ -149,6 +153,13 @@ def plan_html(plan: MergePlan) -> str:
 def _checks(plan: MergePlan) -> list[str]:
     """Say what was checked."""
     models = list(dict.fromkeys(plan.parents))
+    if isinstance(plan, ExpertsPlan):
+        return [
+            f"{len(plan.spec.experts)} experts as {plan.layout}, {plan.spec.experts_per_token} for a token",
+            f"attention, embeddings and tokenizer come from {plan.donor.ref}",
+            f"routers are made with {plan.spec.gate_mode}; nothing is trained",
+            "the result fits on the disk",
+        ]
     if isinstance(plan, AdapterPlan):
         return [
             f"adapters of {plan.base_ref}: {', '.join(models[1:])}",
@@ -218,8 +229,11 @@ def heat_map(plan: MergePlan, wish: str | None = None) -> tuple[Any, list[str], 
     """Draw what each layer gets, of the parameter that is wished for or else of the one that varies most.
 
     Returns:
-        The figure, what can be drawn, and what is; of a stack, which layer stands where.
+        The figure, what can be drawn (nothing of a mixture of experts), and what is; of a stack, which
+        layer stands where.
     """
+    if isinstance(plan, ExpertsPlan):
+        return None, [], ""
     if stacks_layers(plan.method.name):
         return (
             charts.stacked_layers([(model.ref, layer) for model, layer in plan.layer_origins]),

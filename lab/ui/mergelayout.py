@@ -142,7 +142,7 @@ def _lay_out_advanced() -> tuple[Any, Any, Any, Any, Any]:
         recipe = gr.Textbox(
             label="Recipe (mergekit YAML)", lines=8, max_lines=24, elem_classes="lab-code",
             elem_id="lab-merge-yaml", buttons=["copy"],
-            info="The form writes it; paste yours for gradients, filters, slices.",
+            info="The form writes it; paste yours for gradients, filters, slices, or experts (mergekit-moe).",
         )  # fmt: skip
     return dtype, use_recipe, recipe, line, tokenizer
 

@@ -97,3 +97,9 @@ def test_each_model_reads_its_own_training_data_or_all_the_same() -> None:
     assert data_for(["a", "b"], OWN, rows) == {"a": "pirate"}
     assert data_for(["a", "b"], "sums", rows) == {"a": "sums", "b": "sums"}
     assert data_for(["a"], None, rows) == {}
+
+
+def test_yaml_with_experts_is_a_mixture_of_experts() -> None:
+    recipe = "base_model: a\ngate_mode: random\nexperts:\n  - source_model: a\n  - source_model: b\n"
+    spec = Filled("ties", (("a", 1.0),), name="ab", recipe=recipe).spec()
+    assert (spec.kind, spec.name, spec.models_used()) == ("moe", "ab", ("a", "b"))

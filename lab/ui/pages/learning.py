@@ -26,7 +26,7 @@ class Learning(Running):
     """
 
     def __init__(self, services: Services, inputs: list[Any], outputs: list[Any]) -> None:
-        super().__init__(services, "tune", "job_tune", self._links)
+        super().__init__(services, ("tune",), "job_tune", self._links)
         self.curves = Curves(services.desk)
         self.inputs = inputs
         self.outputs = outputs

@@ -39,7 +39,7 @@ class LiveMerge:
     def __init__(self, services: Services) -> None:
         self.services = services
         self._lay_out()
-        self.running = Running(services, "merge", "job_live", self._links)
+        self.running = Running(services, ("merge",), "job_live", self._links)
         self._bind()
 
     @property

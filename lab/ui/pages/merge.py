@@ -11,6 +11,7 @@ from lab.core.errors import LabError, Problem, problems_of
 from lab.core.spec import free_name
 from lab.merge.recipe import write_recipe
 from lab.merge.registry import merge_methods
+from lab.merge.spec import MergeSpec
 from lab.ui import form, mergeform, mergetexts, modelview, widgets
 from lab.ui.carryform import CarryForm
 from lab.ui.mergelayout import ADAPTER, KEEP, MOST_INPUTS, Parts, lay_out_form, method_words
@@ -107,7 +108,7 @@ class _Merge:
         self.services = services
         self.parts = parts
         self.recipe = Offer(parts.recipe)
-        self.live = Running(services, "merge", "job_merge", self.result)
+        self.live = Running(services, ("merge", "moe"), "job_merge", self.result)
 
     def bind_checks(self, told: list[Any], count: Any, fewer: Any) -> None:
         """Check the form after every change that a person makes and what follows from it."""
@@ -249,7 +250,7 @@ class _Merge:
                 gr.Button(interactive=False),
             )  # fmt: skip
         picture, names, what = mergeform.heat_map(plan, given[-2])
-        written = gr.skip() if filled.recipe else write_recipe(spec)
+        written = write_recipe(spec) if isinstance(spec, MergeSpec) and not filled.recipe else gr.skip()
         # What somebody is pasting over the form's text just now is theirs.
         recipe = offered(None if filled.recipe else written, given[-1])
         return (

@@ -18,14 +18,16 @@ class Running:
 
     Args:
         services: the store and the desk.
-        kind: the kind of job that the page starts.
+        kinds: the kinds of job that the page starts.
         address: the key under which the job's id stands in the address, so that a reload finds it.
         result: gives the HTML below a finished job, from the name of the model that it made.
     """
 
-    def __init__(self, services: Services, kind: str, address: str, result: Callable[[str], str]) -> None:
+    def __init__(
+        self, services: Services, kinds: tuple[str, ...], address: str, result: Callable[[str], str]
+    ) -> None:
         self.services = services
-        self.kind = kind
+        self.kinds = kinds
         self.address = address
         self.result = result
 
@@ -53,7 +55,7 @@ class Running:
 
     def find(self, wanted: str, who: Who) -> JobRow | None:
         """Return the wanted job of this kind, or else this person's newest live one."""
-        jobs = self.services.store.jobs.list(owner=who.name, kinds=[self.kind], limit=50)
+        jobs = self.services.store.jobs.list(owner=who.name, kinds=self.kinds, limit=50)
         named = next((job for job in jobs if job.id == wanted), None)
         return named or next((job for job in jobs if job.state in LIVE), None)
 
