@@ -71,6 +71,19 @@ def test_a_pasted_recipe_with_slices_and_gradients_is_planned_and_merged(
     expect(merge.locator("#lab-models")).to_contain_text("four-layers")
 
 
+def test_a_pasted_mixture_of_experts_is_planned(merge: Page) -> None:
+    expert = f"  - {{source_model: {STARTER}, positive_prompts: [%s]}}\n"
+    flag = "i_understand_this_is_not_useful_without_training: true\n"
+    paste(
+        merge,
+        f"base_model: {STARTER}\ngate_mode: hidden\n{flag}experts:\n{expert % 'rhymes'}{expert % 'sums'}",
+    )
+    plan = merge.locator("#lab-merge-plan")
+    expect(plan).to_contain_text("2 experts as mixtral, 2 for a token")
+    expect(merge.locator("#lab-merge-start")).to_be_enabled()
+    expect(merge.locator("#lab-merge-heat")).to_be_hidden()
+
+
 def test_what_the_form_wrote_comes_back_the_same(merge: Page) -> None:
     paste(merge, MODELS)
     expect(merge.locator("#lab-merge-plan")).to_contain_text(re.compile(r"Layers\s*30"))
