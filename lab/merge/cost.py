@@ -72,11 +72,15 @@ class Meter:
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def watch(self, start: int) -> None:
-        """Keep the peak until told to stop."""
+        """Look again and again until told to stop."""
         while True:
-            self.memory_bytes = max(self.memory_bytes, own_memory() - start)
+            self.look(start)
             if self._stop.wait(_LOOK_SECONDS):
                 return
+
+    def look(self, start: int) -> None:
+        """Keep the peak of what the memory has grown by."""
+        self.memory_bytes = max(self.memory_bytes, own_memory() - start)
 
 
 @contextmanager

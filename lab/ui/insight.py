@@ -68,6 +68,17 @@ def best_found(store: Store, spec: InspectSpec, owner: str, *, failed: bool = Fa
     return found(store, spec.model_copy(update={"exact": False}), owner, failed=failed) or exact
 
 
+def parents_in_order(row: ModelRow, made_by: JobRow | None) -> list[str]:
+    """Return a merge's parents as the form had them, so that they keep their letters; the base comes last.
+
+    A base that was one of the models stays where it was.
+    """
+    spec = made_by.spec if made_by else {}
+    listed = [one.get("model") for one in spec.get("models") or ()]
+    named = [name for name in listed if name in row.parents]
+    return list(dict.fromkeys([*named, *row.parents[1:], *row.parents]))
+
+
 def _models_of(filled: Filled) -> tuple[str | None, list[str]]:
     """Return base and models of the form, or of the recipe that stands in for it."""
     if not filled.recipe.strip():

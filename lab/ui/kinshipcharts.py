@@ -14,14 +14,13 @@ from typing import Any
 from lab.merge.inspect.kinship import EDGES, LARGE, SMALL, Tally, pairs
 from lab.merge.inspect.places import Place
 from lab.merge.inspect.report import Report
-from lab.merge.inspect.words import norm_ratio
+from lab.merge.inspect.words import norm_ratio, percent, signed
 from lab.ui.charts import OKABE_ITO, new_figure
 from lab.ui.widgets import LETTERS
 
 _GREY = "rgba(128,140,155,.7)"
-_AMOUNT = [[0, "rgba(0,114,178,.08)"], [1, "#0072b2"]]
-_BALANCE = [[0, "#d55e00"], [0.5, "rgba(128,140,155,.12)"], [1, "#0072b2"]]
-_FLIPPED = [[0, "#0072b2"], [0.5, "rgba(128,140,155,.12)"], [1, "#d55e00"]]
+_AMOUNT = ("rgba(0,114,178,.08)", "#0072b2")
+_BALANCE = ("#d55e00", "rgba(128,140,155,.12)", "#0072b2")
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,37 @@ def views(report: Report) -> list[View]:
     return found
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What the colours of a map mean.
+
+    Attributes:
+        low, high: the values at its ends.
+        colours: of the lowest, the middle and the highest value.
+        marks: both ends in words, and the middle where it is neutral.
+    """
+
+    low: float
+    high: float
+    colours: tuple[str, ...]
+    marks: tuple[str, ...]
+
+
+def scale_of(report: Report, view: View) -> Scale:
+    """Return the scale of a map: from nothing to the most, or as far on both sides of what is neutral."""
+    inside = (tally for place, tally in report.cells.items() if place.layer is not None)
+    known = [value for tally in inside if (value := view.value(tally)) is not None]
+    if view.middle is None:
+        high = max(known, default=0.0) or 1e-9
+        return Scale(0.0, high, _AMOUNT, ("0 %", percent(high)))
+    span = max((abs(value - view.middle) for value in known), default=0.0)
+    span = max(span, 0.05 if view.middle else 0.1)
+    ends = (view.middle - span, view.middle, view.middle + span)
+    spell = percent if view.unit.endswith("%") else signed
+    colours = _BALANCE if not view.is_bad_high else _BALANCE[::-1]
+    return Scale(ends[0], ends[2], colours, tuple(spell(one) for one in ends))
+
+
 def kinship_map(report: Report, view: View) -> Any:
     """Draw one view: a column for each layer, a row for each kind of module."""
     layers = list(report.layers)
@@ -76,29 +106,26 @@ def kinship_map(report: Report, view: View) -> Any:
     ]
     cells = report.cells
     values = [[_value(view, cells.get(Place(layer, kind))) for layer in layers] for kind in kinds]
+    scale = scale_of(report, view)
     figure = new_figure(96 + 24 * max(len(kinds), 1), "layer", "")
-    low, high, colours = _scale(view, values)
     figure.add_heatmap(
         z=values,
         x=layers,
         y=[f"{name} " for name in short_names(kinds)],
         customdata=[[cell_key(Place(layer, kind)) for layer in layers] for kind in kinds],
-        colorscale=colours,
-        zmin=low,
-        zmax=high,
+        colorscale=[[n / (len(scale.colours) - 1), one] for n, one in enumerate(scale.colours)],
+        zmin=scale.low,
+        zmax=scale.high,
         xgap=1,
         ygap=2,
-        colorbar={
-            "thickness": 8, "outlinewidth": 0, "tickformat": _ticks(view, high - low), "nticks": 5,
-            "len": 1.0, "tickfont": {"color": "#7a8899"},
-        },
+        showscale=False,  # the page draws it: Plotly's own loses its colours when the address changes
         hovertemplate=f"layer %{{x}}, %{{y}}<br>{_plain(view.title)}: %{{z:{view.unit}}}<extra></extra>",
     )  # fmt: skip
     figure.update_layout(
         hovermode="closest",
         showlegend=False,
         margin={"l": 8, "r": 8, "t": 8, "b": 40},
-        xaxis={"showgrid": False, "nticks": 16},
+        xaxis={"showgrid": False, "nticks": 8, "tickangle": 0},
         yaxis={"autorange": "reversed", "showgrid": False},
     )
     return figure
@@ -125,8 +152,9 @@ def changes_chart(report: Report, tally: Tally, title: str) -> Any:
             line={"color": OKABE_ITO[model % 8], "width": 2, "shape": "hvh"},
             hovertemplate="%{y:.1%}",
         )
-    _draw_bounds(figure)
-    figure.update_xaxes(type="log", exponentformat="power", dtick=1)
+    if report.purpose == "before":
+        _draw_bounds(figure)
+    figure.update_xaxes(type="log", exponentformat="power", dtick=1, tickfont={"size": 10}, tickangle=0)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     figure.update_layout(
         title={"text": _plain(title), "font": {"size": 13}, "x": 0, "xref": "paper", "y": 0.98},
@@ -159,29 +187,15 @@ def place_from(key: str) -> Place | None:
 
 
 def short_names(kinds: Sequence[str]) -> list[str]:
-    """Return the last word of each kind, "layernorm" cut to "norm"; or all of it where two are alike."""
-    last = [kind.rsplit(".", 1)[-1].replace("layernorm", "norm") for kind in kinds]
+    """Return the last word of each kind, its longest parts cut short; or all of it where two are alike."""
+    last = [
+        kind.rsplit(".", 1)[-1].replace("layernorm", "norm").replace("attention_", "attn_") for kind in kinds
+    ]
     return [name if last.count(name) == 1 else kind for name, kind in zip(last, kinds, strict=True)]
 
 
 def _value(view: View, tally: Tally | None) -> float | None:
     return None if tally is None else view.value(tally)
-
-
-def _scale(view: View, values: Sequence[Sequence[float | None]]) -> tuple[float, float, list[list[Any]]]:
-    known = [value for row in values for value in row if value is not None]
-    if view.middle is None:
-        return 0.0, max(known, default=0.0) or 1e-9, _AMOUNT
-    span = max((abs(value - view.middle) for value in known), default=0.0)
-    span = max(span, 0.05 if view.middle else 0.1)
-    return view.middle - span, view.middle + span, _FLIPPED if view.is_bad_high else _BALANCE
-
-
-def _ticks(view: View, span: float) -> str:
-    """Return the ticks' format: as many digits as five ticks in the span need to differ."""
-    if not view.unit.endswith("%"):
-        return view.unit
-    return ".0%" if span >= 0.08 else ".1%" if span >= 0.008 else ".2%" if span >= 0.0008 else ".0e"
 
 
 def _plain(text: str) -> str:

@@ -8,12 +8,13 @@ from lab.merge.inspect.places import Place
 from lab.merge.inspect.report import Report
 from lab.merge.inspect.words import cell_words, near_one, norm_ratio, percent, share_of, signed
 from lab.ui import widgets
-from lab.ui.kinshipcharts import cell_key
+from lab.ui.kinshipcharts import Scale, cell_key
 from lab.ui.widgets import esc
 from lab.ui.words import count
 
 _MARKS = {"calm": "so", "warm": "heed", "bad": "no"}
 _MOST_TENSORS = 4
+_SAME_NORM = 0.0005
 
 
 def sentences_html(told: Sequence[Mapping[str, Any]]) -> str:
@@ -35,6 +36,13 @@ def read_words(summary: Mapping[str, Any]) -> str:
         f"From a sample: {count(read)} of {count(elements)} weights of each model, in {tensors}, "
         "at the same places in all."
     )
+
+
+def scale_html(scale: Scale) -> str:
+    """Return what the colours of a map mean: a bar with its ends, and its middle where that is neutral."""
+    marks = "".join(f"<span>{esc(words)}</span>" for words in scale.marks)
+    bar = f"linear-gradient(90deg, {', '.join(scale.colours)})"
+    return f'<div class="lab-scale"><i style="background:{esc(bar)}"></i><div>{marks}</div></div>'
 
 
 def outside_html(report: Report, chosen: Place | None) -> str:
@@ -109,7 +117,8 @@ def _norms(report: Report, tally: Tally) -> str:
     if report.purpose != "after":
         return ""
     ratio = norm_ratio(tally)
-    words = f"norm of {report.base} {tally.base**0.5:.4g}"
+    words = f"Norm of {report.base} {tally.base**0.5:.4g}"
     if ratio is not None:
-        words += ", between its parents'" if ratio == 1 else f", {ratio:.3f} times the nearest parent's"
-    return widgets.chips([words])
+        is_same = abs(ratio - 1) < _SAME_NORM
+        words += ", as its parents'" if is_same else f", {ratio:.3f} times the nearest parent's"
+    return f'<span class="lab-muted lab-small">{esc(words)}</span>'

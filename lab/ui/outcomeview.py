@@ -31,6 +31,7 @@ def cost_html(job: JobRow | None) -> str:
     return (
         '<table class="lab-table lab-tight"><thead><tr><th>What it took</th><th class="lab-num">Foretold</th>'
         f'<th class="lab-num">Real</th></tr></thead><tbody>{body}</tbody></table>'
+        '<span class="lab-muted lab-small">Every value was checked to be finite as it was written.</span>'
     )
 
 

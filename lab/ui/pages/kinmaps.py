@@ -14,7 +14,6 @@ from lab.core.store.rows import JobRow
 from lab.jobs import Desk
 from lab.merge.inspect.report import Figures, Report
 from lab.ui import kinshipcharts, kinshipview, widgets
-from lab.ui.words import listed
 
 _KEPT = 8
 
@@ -133,14 +132,15 @@ def drawn(report: Report, view: str | None, cell: str) -> tuple[Any, ...]:
     place = kinshipcharts.place_from(cell)
     place = place if place in report.cells else None
     tally = report.cells[place] if place else report.whole
-    against = report.base if report.purpose == "before" else listed(report.models)
+    against = report.base if report.purpose == "before" else "each parent"
     return (
         gr.Column(visible=True),
         gr.Dropdown(choices=[(one.title, one.key) for one in offered], value=chosen.key),
         kinshipcharts.kinship_map(report, chosen),
-        kinshipview.outside_html(report, place),
+        kinshipview.scale_html(kinshipcharts.scale_of(report, chosen))
+        + kinshipview.outside_html(report, place),
         kinshipview.cell_html(report, place),
-        kinshipcharts.changes_chart(report, tally, f"How large the changes against {against} are"),
+        kinshipcharts.changes_chart(report, tally, f"Sizes of the changes against {against}"),
     )
 
 

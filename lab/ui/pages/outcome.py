@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from lab.core.errors import LabError, problems_of
 from lab.core.store.rows import JobRow, ModelRow
-from lab.merge.inspect.spec import InspectSpec
+from lab.merge.inspect.spec import MOST_MODELS, InspectSpec
 from lab.score.blame import Blame, blame
 from lab.score.spec import ScoreSpec
 from lab.score.tasks import SHIPPED_TEXT
@@ -163,13 +163,12 @@ class _Outcome:
         return look, None if is_of_another else score
 
     def _look(self, row: ModelRow, who: Who) -> InspectSpec:
+        """Return the look at a merge; parents that are gone are left out, unless all are."""
         rows = modelview.visible(self.services.store, who)
-        return insight.looked(row.name, self._parents(row, who), rows, after=True)
-
-    def _parents(self, row: ModelRow, who: Who) -> list[str]:
-        """Return the parents that are still there; all of them where none is, so that it is refused."""
-        names = set(modelview.names(modelview.visible(self.services.store, who)))
-        return [name for name in row.parents if name in names] or list(row.parents)
+        names = set(modelview.names(rows))
+        ordered = insight.parents_in_order(row, self._maker(row))
+        parents = [name for name in ordered if name in names] or ordered
+        return insight.looked(row.name, parents[:MOST_MODELS], rows, after=True)
 
 
 def _score(row: ModelRow) -> ScoreSpec:
