@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -20,8 +20,9 @@ from lab.compare.spec import CompareSpec
 from lab.core.errors import BadInput, JobFailed, LabError, problems_of
 from lab.core.job import Device, Outcome, Shelf
 from lab.core.settings import Settings, read_settings
-from lab.core.spec import JobSpec, LabName, Lane, strict_json
+from lab.core.spec import JobSpec, LabName, strict_json
 from lab.core.store import Store, open_store
+from lab.grammar import LANES, grammar
 from lab.local import (
     LocalJob,
     Voice,
@@ -45,13 +46,13 @@ from lab.models.spec import ImportSpec
 from lab.models.starter import default_cache, fetch_wheel
 from lab.models.storeroom import Storeroom
 from lab.score.spec import ScoreSpec
+from lab.search.recipe import read_search
 from lab.tune import recipe as tune_recipe
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 SPEC_BYTES = 16 << 20
 
-LANES: tuple[Lane, ...] = get_args(Lane)
 LOCAL_OWNER = "local"
 """Who pauses the queue from the command line of the lab's own machine."""
 
@@ -102,7 +103,7 @@ class Desk:
 
 def main(argv: Sequence[str], machine: Machine) -> int:
     """Run one command and return its exit code."""
-    args = parser().parse_args(argv)
+    args = _parser().parse_args(argv)
     voice = Voice(sys.stderr, is_quiet=args.quiet)
     try:
         run: Callable[[Desk], None] = args.run
@@ -123,90 +124,14 @@ def main(argv: Sequence[str], machine: Machine) -> int:
     return DONE
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the grammar of the command line."""
-    top = argparse.ArgumentParser(prog="python -m lab", description="Every job of the lab without a browser.")
-    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def command(name: str, run: Callable[[Desk], None], words: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=words, description=words)
-        sub.add_argument("--quiet", action="store_true", help="no progress on stderr")
-        sub.set_defaults(run=run)
-        return sub
-
-    sub = command("merge", merge, "Merge models as a mergekit YAML file says.")
-    sub.add_argument("config", type=Path, metavar="CONFIG.yaml")
-    sub.add_argument("out", type=Path, metavar="OUT_DIR")
-    sub.add_argument("--seed", type=int, metavar="N", help="of methods that draw at random; the file's or 0")
-    sub.add_argument(
-        "--keep-intermediates",
-        action="store_true",
-        help="of a recipe of several documents, keep every merge: OUT_DIR holds a folder for each",
-    )
-    sub = command("moe", moe, "Make a mixture of experts as a mergekit-moe YAML file says.")
-    sub.add_argument("config", type=Path, metavar="CONFIG.yaml")
-    sub.add_argument("out", type=Path, metavar="OUT_DIR")
-    sub.add_argument(
-        "--i-understand-this-is-not-useful-without-training", dest="untrained", action="store_true",
-        help="make it although all experts or all prompts are the same",
-    )  # fmt: skip
-    sub = command("tune", tune, "Fine-tune as a spec exported from the Fine-tune page says.")
-    sub.add_argument("spec", type=Path, metavar="SPEC.yaml")
-    sub.add_argument("out", type=Path, metavar="OUT_DIR")
-    sub = command("import", bring_in, "Check a model's folder, or read a GGUF file, and write it in place.")
-    sub.add_argument("path", metavar="PATH")
-    sub.add_argument("out", type=Path, metavar="OUT_DIR")
-    sub = command("compare", compare, "Have models answer the same prompts.")
-    _add_models(sub, required=False)
-    sub.add_argument(
-        "--recipe", type=Path, action="append", default=[], metavar="CONFIG.yaml",
-        help="a merge to answer too, made in memory; once for each",
-    )  # fmt: skip
-    asked = sub.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--prompt", metavar="TEXT")
-    asked.add_argument("--prompts", type=Path, metavar="F.jsonl", help='{"prompt": text} a line')
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--max-new-tokens", type=int, default=256)
-    sub.add_argument("--temperature", type=float, default=0.2)
-    sub.add_argument("--out", type=Path, required=True, metavar="F.jsonl")
-    sub = command("score", score, "Score models on multiple choice (accuracy) and text (bits per byte).")
-    _add_models(sub)
-    sub.add_argument(
-        "--mc", metavar="F.jsonl", help="multiple choice; a set that ships when neither is given"
-    )
-    sub.add_argument("--text", metavar="F.jsonl", help="text; a set that ships when neither is given")
-    sub.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    sub.add_argument("--out", type=Path, required=True, metavar="F.json")
-    sub = command(
-        "inspect", inspect, "Say how models stand to a base, before merging; or a merge to its parents."
-    )
-    sub.add_argument("models", nargs="+", metavar="MODEL", help="a folder or a name of the lab")
-    sub.add_argument("--base", required=True, metavar="M", help="what they were tuned from, or the merge")
-    sub.add_argument("--after", action="store_true", help="the base is a merge, the models are its parents")
-    sub.add_argument("--exact", action="store_true", help="read every weight, not a sample")
-    command("starter", starter, "Fetch the starter model (93 MB, once) and check it.")
-    sub = command("jobs", jobs, "List the lab's newest jobs.")
-    sub.add_argument("--limit", type=int, default=20)
-    sub = command("queue", queue, "Show the line of waiting jobs; pause it or resume it.")
-    sub.add_argument("verb", nargs="?", choices=["show", "pause", "resume"], default="show")
-    sub.add_argument("--lane", choices=LANES, help="only one lane; all of them when not given")
-    sub = command("backup", backup, "Copy the lab, while it runs, to a folder or a URL that fsspec reaches.")
-    sub.add_argument("place", metavar="PLACE")
-    sub = command("restore", restore, "Bring a backup into an empty lab.")
-    sub.add_argument("place", metavar="PLACE")
-    sub.add_argument("--snapshot", default="", metavar="NAME", help="an older one; the newest when not given")
-    return top
-
-
-def _add_models(sub: argparse.ArgumentParser, *, required: bool = True) -> None:
-    sub.add_argument(
-        "--model",
-        action="append",
-        required=required,
-        default=[],
-        metavar="M",
-        help="a folder or a name of the lab; once for each model",
-    )
+def _parser() -> argparse.ArgumentParser:
+    """Return the grammar of all commands, each with the function that runs it."""
+    commands = {
+        "merge": merge, "moe": moe, "search": search, "tune": tune, "import": bring_in, "compare": compare,
+        "score": score, "inspect": inspect, "starter": starter, "jobs": jobs, "queue": queue,
+        "backup": backup, "restore": restore,
+    }  # fmt: skip
+    return grammar(commands)
 
 
 def merge(desk: Desk) -> None:
@@ -230,6 +155,13 @@ def moe(desk: Desk) -> None:
         _text_of(args.config), name=_name_for(args.out), untrained=args.untrained, tell=desk.voice.say
     )
     _make_models(desk, spec, args.out)
+
+
+def search(desk: Desk) -> None:
+    """Search as a spec says and merge the best; `search.json` in the result says what was tried."""
+    out: Path = desk.args.out
+    spec = read_search(_text_of(desk.args.spec))
+    _make_models(desk, spec.model_copy(update={"name": _name_for(out)}), out)
 
 
 def tune(desk: Desk) -> None:

@@ -24,6 +24,7 @@ from lab.merge.inspect.spec import InspectSpec
 from lab.merge.spec import MergeSpec
 from lab.models.catalog import Catalog
 from lab.score.spec import ScoreSpec
+from lab.search.spec import SearchSpec
 from lab.tune.spec import TuneSpec
 
 KEEP_SECONDS = 3600
@@ -117,10 +118,9 @@ class DemoHouse:
         Raises:
             BadInput: names the field and says how far it may go.
         """
-        if isinstance(spec, ExpertsSpec):
-            raise BadInput(
-                "Mixtures of experts are off in this demo.", "", "Run the lab on your own machine."
-            )
+        if isinstance(spec, ExpertsSpec | SearchSpec):
+            what = "Searches" if isinstance(spec, SearchSpec) else "Mixtures of experts"
+            raise BadInput(f"{what} are off in this demo.", "", "Run the lab on your own machine.")
         if not isinstance(spec, TuneSpec | CompareSpec | MergeSpec | ScoreSpec | PreviewSpec | InspectSpec):
             raise BadInput(
                 "Imports are off in this demo.", "", "Run the lab on your own machine to add models."

@@ -30,6 +30,7 @@ from lab.merge.inspect.spec import InspectSpec
 from lab.merge.spec import MergeSpec
 from lab.models.spec import ImportSpec, StarterSpec
 from lab.score.spec import ScoreSpec
+from lab.search.spec import SearchSpec
 from lab.tune.spec import TuneSpec
 
 AnySpec = Annotated[
@@ -38,6 +39,7 @@ AnySpec = Annotated[
     | TuneSpec
     | CompareSpec
     | ScoreSpec
+    | SearchSpec
     | PreviewSpec
     | ImportSpec
     | StarterSpec
@@ -82,6 +84,7 @@ KINDS: Mapping[str, Kind] = {
     "tune": Kind("batch", "lab.tune.run:run", "lab.tune.check:check", stoppable=True),
     "score": Kind("batch", "lab.score.run:run", "lab.score.check:check", stoppable=True, is_short=True),
     "inspect": Kind("batch", "lab.merge.inspect.run:run", "lab.merge.inspect.check:check", is_short=True),
+    "search": Kind("batch", "lab.search.run:run", "lab.search.check:check", stoppable=True),
     "import": Kind("batch", "lab.models.importing:run", "lab.models.importing:check", is_short=True),
     "starter": Kind("batch", "lab.models.starter:run", "lab.models.starter:check", is_short=True),
     "compare": Kind(

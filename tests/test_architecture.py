@@ -20,15 +20,29 @@ ROOMS = {  # room -> the rooms below it that it may import
     "tune": {"core", "models", "data"},
     "compare": {"core", "models", "data", "merge"},
     "score": {"core", "models", "data", "compare"},
-    "jobs": {"core", "models", "data", "merge", "tune", "compare", "score"},
-    "house": {"core", "models", "data", "merge", "tune", "compare", "score", "jobs"},
-    "local": {"core", "models", "data", "merge", "tune", "compare", "score", "jobs"},
-    "ui": {"core", "models", "data", "merge", "tune", "compare", "score", "jobs", "house"},
-    "cli": {"core", "models", "data", "merge", "tune", "compare", "score", "jobs", "local"},
+    "search": {"core", "models", "data", "merge", "score"},
+    "jobs": {"core", "models", "data", "merge", "tune", "compare", "score", "search"},
+    "house": {"core", "models", "data", "merge", "tune", "compare", "score", "search", "jobs"},
+    "local": {"core", "models", "data", "merge", "tune", "compare", "score", "search", "jobs"},
+    "ui": {"core", "models", "data", "merge", "tune", "compare", "score", "search", "jobs", "house"},
+    "grammar": {"core"},
+    "cli": {
+        "core",
+        "models",
+        "data",
+        "merge",
+        "tune",
+        "compare",
+        "score",
+        "search",
+        "jobs",
+        "local",
+        "grammar",
+    },
     "__main__": {"core", "models", "cli"},
     "__init__": set(),
 }
-WORKERS_MAY = {"core", "models", "data", "merge", "tune", "compare", "score", "jobs"}
+WORKERS_MAY = {"core", "models", "data", "merge", "tune", "compare", "score", "search", "jobs"}
 
 ONLY_IN = {  # library -> where it may be imported
     "gradio": ("lab/ui/", "app.py"),
@@ -37,7 +51,7 @@ ONLY_IN = {  # library -> where it may be imported
     "alembic": ("lab/core/store/",),
     "sqlite3": ("lab/core/store/",),
 }
-WEB_NEVER = ("transformers", "peft", "trl", "bitsandbytes", "accelerate")
+WEB_NEVER = ("transformers", "peft", "trl", "bitsandbytes", "accelerate", "optuna", "cmaes")
 PURE = (
     "lab/merge/methods/",
     "lab/score/metrics/",

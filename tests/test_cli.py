@@ -270,6 +270,31 @@ def test_a_model_that_is_not_there_is_refused(run):
     assert left_over() == []
 
 
+# search -------------------------------------------------------------------------------------------
+
+
+def test_search_writes_the_best_merge_and_what_was_tried(run, bench):
+    Path("texts.jsonl").write_text(json.dumps({"text": "The sea is wide."}) + "\n")
+    vary = f"[{{knob: weight, model: {bench.pirate}, low: 0, high: 2}}]"
+    indented = "".join(f"  {line}\n" for line in recipe(bench).splitlines())
+    spec = written(f"recipe:\n{indented}vary: {vary}\ndata: texts.jsonl\ntrials: 4\n", "search.yaml")
+    code, told = run("search", spec, "found")
+    assert code == 0, told
+    story = json.loads(Path("found/search.json").read_text())
+    assert len(story["tried"]) == 4
+    assert story["score"] == min(trial["score"] for trial in story["tried"])
+    weight = story["values"][f"weight of {bench.pirate}"]
+    assert f"weight: {weight}" in Path("found/mergekit_config.yml").read_text()
+
+
+def test_a_search_without_ranges_or_with_a_misspelt_key_is_bad_input(run, bench):
+    code, told = run("search", written("recipe: {}\ndata: x\n", "search.yaml"), "found")
+    assert (code, "The search has no vary" in told) == (2, True)
+    code, told = run("search", written("recipes: {}\n", "search.yaml"), "found")
+    assert (code, "Did you mean 'recipe'?" in told) == (2, True)
+    assert left_over() == []
+
+
 # tune ---------------------------------------------------------------------------------------------
 
 CHAT = "".join(

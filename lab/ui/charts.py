@@ -110,6 +110,34 @@ def loss_chart(lines: Mapping[str, Sequence[Point]], height: int = 340) -> Any:
     return figure
 
 
+def search_chart(
+    lines: Mapping[str, Sequence[Point]], label: str, *, higher_is_better: bool, height: int = 320
+) -> Any:
+    """Draw every trial of a search as a point, and the best so far as a line that only gets better.
+
+    Args:
+        lines: points by name: `score` and `best`.
+        label: the score for people.
+        higher_is_better: which way is better, said on the axis.
+        height: in pixels.
+    """
+    way = "higher" if higher_is_better else "lower"
+    figure = _figure(height, "trial", f"{label.lower()} ({way} is better)")
+    figure.update_xaxes(rangemode="tozero", tickformat="d")
+    tried = thin(lines.get("score", ()))
+    figure.add_scatter(
+        x=[step for step, _ in tried],
+        y=[value for _, value in tried],
+        name="every trial",
+        mode="markers",
+        marker={"color": OKABE_ITO[4], "size": 7, "opacity": 0.75},
+        hovertemplate="%{y:.4f}",
+    )
+    _line(figure, "best so far", lines.get("best", ()), OKABE_ITO[0])
+    figure.update_traces(selector={"name": "best so far"}, line_shape="hv", hovertemplate="%{y:.4f}")
+    return figure
+
+
 def score_chart(bars: Sequence[Bar], title: str, *, higher_is_better: bool, as_percent: bool = False) -> Any:
     """Draw one bar a model with its interval; A is on top.
 

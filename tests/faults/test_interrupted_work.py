@@ -1,4 +1,4 @@
-"""Real merges and fine-tunes on tiny models, killed midway, go on where they were to the same result."""
+"""Real merges, searches and fine-tunes on tiny models go on where they were killed, to the same result."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,9 @@ import psutil
 import pytest
 from worked_lab import Lab
 
-from lab.merge.spec import MergeSpec
+from lab.merge.spec import MergeSpec, merge_of
+from lab.score.tasks import SHIPPED_TEXT
+from lab.search.spec import Range, SearchSpec
 from lab.tune.spec import TuneSpec
 
 pytestmark = [pytest.mark.fault, pytest.mark.server, pytest.mark.timeout(240)]
@@ -18,6 +20,22 @@ def hashes(folder: Path) -> dict[str, str]:
     files = sorted(folder.glob("*.safetensors"))
     assert files
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def steps_told(lab: Lab, job: str) -> list[int]:
+    """Return the steps of a job's metric events, in order."""
+    return [event.payload["step"] for event in lab.store.events.after(job, 0) if event.kind == "metric"]
+
+
+def kill_first_attempt(consumer: psutil.Process) -> None:
+    """Kill the process that works; the next job's process waits beside it, and may not be killed too."""
+    writes_log = [
+        process
+        for process in consumer.children(recursive=True)
+        if any(file.path.endswith("attempt-1.log") for file in process.open_files())
+    ]
+    assert len(writes_log) == 1
+    writes_log[0].kill()
 
 
 def merge_spec(name: str) -> MergeSpec:
@@ -66,22 +84,43 @@ def test_a_merge_killed_midway_goes_on_at_the_next_unwritten_shard(stocked: Lab)
     stocked.check_events(job)
 
 
+def search_spec(name: str) -> SearchSpec:
+    return SearchSpec(
+        recipe=merge_of("linear", [("pirate", 0.5), ("sums", 0.5)], name="mix"),
+        vary=tuple(Range(knob="weight", model=model, low=0.1, high=1) for model in ("pirate", "sums")),
+        data=SHIPPED_TEXT,
+        allow_reference=True,
+        trials=30,
+        patience=0,
+        name=name,
+    )
+
+
+def test_a_search_killed_midway_goes_on_after_its_last_trial_and_counts_none_twice(stocked: Lab) -> None:
+    consumer = stocked.start_real()
+    job = stocked.submit_spec("search", search_spec("killed"))
+    stocked.wait("trial 3", lambda: max(steps_told(stocked, job), default=0) >= 3, seconds=120)
+    kill_first_attempt(consumer)
+    row = stocked.wait_for_end(job, seconds=120)
+    assert (row.state, row.attempt, row.crash_count) == ("succeeded", 2, 1), row.error_text
+    notes = [event.payload["text"] for event in stocked.store.events.after(job, 0) if event.kind == "note"]
+    went_on = next(int(note.split()[3]) for note in notes if note.startswith("Goes on after"))
+    assert 3 <= went_on < 30
+    assert set(steps_told(stocked, job)) == set(range(1, 31))
+    assert row.result["trials"] == 30
+
+    twin = stocked.wait_for_end(stocked.submit_spec("search", search_spec("whole")), seconds=120)
+    assert (twin.state, twin.attempt) == ("succeeded", 1), twin.error_text
+    assert row.result == twin.result
+    assert hashes(stocked.settings.models / "killed") == hashes(stocked.settings.models / "whole")
+    stocked.check_events(job)
+
+
 def test_a_fine_tune_killed_midway_goes_on_at_its_last_checkpoint(stocked: Lab) -> None:
     consumer = stocked.start_real()
     job = stocked.submit_spec("tune", tune_spec("killed"))
-
-    def steps_told() -> list[int]:
-        events = stocked.store.events.after(job, 0)
-        return [event.payload["step"] for event in events if event.kind == "metric"]
-
-    stocked.wait("step 20", lambda: bool(steps_told()) and steps_told()[-1] >= 20, seconds=120)
-    writes_log = [  # the next job's process waits beside it, and may not be killed too
-        process
-        for process in consumer.children(recursive=True)
-        if any(file.path.endswith("attempt-1.log") for file in process.open_files())
-    ]
-    assert len(writes_log) == 1
-    writes_log[0].kill()
+    stocked.wait("step 20", lambda: max(steps_told(stocked, job), default=0) >= 20, seconds=120)
+    kill_first_attempt(consumer)
     row = stocked.wait_for_end(job, seconds=90)
     assert (row.state, row.attempt, row.crash_count) == ("succeeded", 2, 1), row.error_text
     notes = [event.payload["text"] for event in stocked.store.events.after(job, 0) if event.kind == "note"]

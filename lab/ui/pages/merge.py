@@ -16,6 +16,7 @@ from lab.ui import form, mergeform, mergetexts, modelview, widgets
 from lab.ui.carryform import CarryForm
 from lab.ui.mergelayout import ADAPTER, KEEP, MOST_INPUTS, Parts, lay_out_form, method_words
 from lab.ui.offers import Offer, offered
+from lab.ui.pages import mergesearch
 from lab.ui.pages.mergeinsight import build_panel as build_insight
 from lab.ui.pages.outcome import build_panel as build_after
 from lab.ui.pages.outcome import model_made
@@ -53,6 +54,7 @@ def build(services: Services) -> None:
                     label="Drawn", choices=["weight"], value="weight", elem_id="lab-merge-drawn"
                 )
                 chart = gr.Plot(show_label=False, container=False, elem_id="lab-merge-heat")
+            searching = mergesearch.lay_out(services)
             page = _Merge(services, parts)
             insight = build_insight(services, page.read, parts)
     name = Offer(parts.name)
@@ -75,7 +77,9 @@ def build(services: Services) -> None:
     carry.bind(job, live.draw, [running, seen])
     timer = gr.Timer(1)
     models = Part(page.choices, [choices], [*parts.models, parts.base, choices])
-    every(timer, [models, insight, after, Part(live.draw, [job, seen], [running, seen])], "merge_tick")
+    search = mergesearch.bind(searching, page.read, parts.inputs, [job, problems])
+    drawn_parts = [models, insight, after, Part(live.draw, [job, seen], [running, seen]), *search]
+    every(timer, drawn_parts, "merge_tick")
     queued = start.click(
         page.start, [*parts.inputs, seen], [problems, job, name.component, running, seen],
         api_name="merge", show_progress="minimal",

@@ -1,0 +1,1 @@
+"""The search room: which numbers of a merge score best."""
