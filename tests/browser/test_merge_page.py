@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from running_lab import RunningLab
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.starter, pytest.mark.timeout(180)]
@@ -82,6 +82,26 @@ def test_a_pasted_mixture_of_experts_is_planned(merge: Page) -> None:
     expect(plan).to_contain_text("2 experts as mixtral, 2 for a token")
     expect(merge.locator("#lab-merge-start")).to_be_enabled()
     expect(merge.locator("#lab-merge-heat")).to_be_hidden()
+
+
+def test_on_a_slow_machine_a_name_typed_while_the_page_opens_stays(lab: RunningLab, page: Page) -> None:
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    held: list[Route] = []
+    is_typed = False
+
+    def hold(asked: Route) -> None:
+        """Let the server take its time until the name is typed."""
+        asked.continue_() if is_typed else held.append(asked)
+
+    page.route("**/queue/join*", hold)
+    lab.open(page, "merge")
+    name = page.locator("#lab-merge-name input, #lab-merge-name textarea")
+    name.fill("mine")
+    is_typed = True
+    for asked in held:
+        asked.continue_()
+    expect(page.locator("#lab-merge-plan")).not_to_be_empty()
+    expect(name).to_have_value("mine")
 
 
 def test_what_the_form_wrote_comes_back_the_same(merge: Page) -> None:
