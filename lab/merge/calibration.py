@@ -74,7 +74,7 @@ def readings_of(spec: MergeSpec, shelf: Shelf) -> tuple[Reading, ...]:
     Raises:
         BadInput: a dataset is missing, or has no good row.
     """
-    if merge_methods[spec.method].calibration is None:
+    if not merge_methods[spec.method].reads_text:
         return ()
     samples = int(_scalar(spec.parameters["samples"]))
     readings = []

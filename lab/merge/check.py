@@ -19,6 +19,7 @@ from lab.merge.patching import remarks_on
 from lab.merge.plan import MergePlan, donor_of, plan_of
 from lab.merge.spec import MergeSpec
 from lab.merge.steps import planned
+from lab.merge.units import refuse_unknown_units
 from lab.merge.vocabulary import plan_vocabulary
 from lab.models.lazytorch import torch
 
@@ -101,6 +102,8 @@ def _plan(spec: MergeSpec, shelf: Shelf, made: Mapping[str, Ingredient]) -> Merg
         check_template(spec.chat_template)
     plan = plan_of(spec, models, vocabulary)
     _probe(spec, plan)
+    if plan.method.calibration == "units":
+        refuse_unknown_units(plan)
     plan = with_reading(spec, replace(plan, remarks=remarks_on(plan)), shelf)
     return adapter_plan(spec, plan, models) if spec.result == "adapter" else plan
 

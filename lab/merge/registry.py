@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from lab.core.registry import Registry
 from lab.core.spec import Spec
 from lab.merge.draws import Draws
-from lab.merge.statistics import DATA, Calibrated, Calibration, FirstPass
+from lab.merge.statistics import DATA, READS_TEXT, Calibrated, Calibration, FirstPass
 from lab.models.lazytorch import Tensor, torch
 
 Space = Literal["delta", "weight"]
@@ -91,7 +91,7 @@ class MergeMethod:
         nanoseconds: what an element of one model takes on one core, for the estimate; measured.
         is_random: whether it takes `draws`, its random numbers.
         statistics: what it has to know of many tensors first; the function is given it as `known`.
-        calibration: what its models have to read a text for first; the function is given it as `known` too.
+        calibration: what has to be found of its models first; the function is given it as `known` too.
         streamed: its form in chunks; the registry fills it in.
     """
 
@@ -116,9 +116,14 @@ class MergeMethod:
     def parameters(self) -> dict[str, FieldInfo]:
         """All that a recipe may set, by name: knobs, and where they count `weight`, `data` and `samples`."""
         weight = {"weight": _Weighted.model_fields["weight"]} if self.weighted else {}
-        text = Calibrated.model_fields if self.calibration else {}
+        text = Calibrated.model_fields if self.reads_text else {}
         knobs = {info.alias or name: info for name, info in self.knobs.model_fields.items()}
         return {**weight, **text, **knobs}
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether its models read a text first."""
+        return self.calibration in READS_TEXT
 
     def is_per_model(self, parameter: str) -> bool:
         """Whether each model may set this parameter for itself."""

@@ -1,8 +1,9 @@
 """Runs a merge: plan, weights, the files beside them, and the outcome to publish."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 
@@ -11,19 +12,18 @@ from lab.core.job import Job, NewModel, Outcome
 from lab.core.spec import spec_sha256
 from lab.merge.adapterrun import make_adapter
 from lab.merge.adapters import AdapterPlan
+from lab.merge.aligning import align
 from lab.merge.calibration import readings_of
 from lab.merge.check import prepare
 from lab.merge.cost import foretold, metered, told
 from lab.merge.engine import Engine
 from lab.merge.folder import write_companions
-from lab.merge.plan import MergePlan
+from lab.merge.plan import MergePlan, OutputTensor
 from lab.merge.registry import merge_methods
 from lab.merge.spec import MergeSpec
+from lab.merge.statistics import Known
 from lab.merge.steps import Share, shares
 from lab.merge.vocabulary import VocabularyPlan
-
-if TYPE_CHECKING:
-    from lab.merge.calibrating import Found
 
 
 def run(spec: MergeSpec, job: Job) -> Outcome:
@@ -59,7 +59,7 @@ def run(spec: MergeSpec, job: Job) -> Outcome:
 def _make(spec: MergeSpec, plan: MergePlan, work: Path, job: Job) -> NewModel:
     """Write one merge's weights and what lies beside them."""
     recipe = spec_sha256(spec)
-    found = _read_texts(spec, plan, work, recipe, job).known_for if plan.method.calibration else None
+    found = _found_first(spec, plan, work, recipe, job) if plan.method.calibration else None
     engine = Engine(plan, work, recipe, threads=torch.get_num_threads(), found=found)
     engine.run(job)
     write_companions(spec, plan, engine.folder, job.note)
@@ -89,12 +89,16 @@ def _make_all(spec: MergeSpec, plan: MergePlan, job: Job, steps: Path) -> list[N
     return models
 
 
-def _read_texts(spec: MergeSpec, plan: MergePlan, work: Path, recipe: str, job: Job) -> "Found":
-    """Have the models read their texts first, for the methods that ask for it."""
+def _found_first(
+    spec: MergeSpec, plan: MergePlan, work: Path, recipe: str, job: Job
+) -> Callable[[OutputTensor], Known]:
+    """Find out about the models what the method asks for."""
+    if not plan.method.reads_text:
+        return align(plan, work / "units.safetensors", recipe, job).known_for
     from lab.merge.calibrating import calibrate  # loads transformers, which other merges do without
 
     try:
-        return calibrate(plan, readings_of(spec, job), work / "read", recipe, job)
+        return calibrate(plan, readings_of(spec, job), work / "read", recipe, job).known_for
     except BadInput as error:
         raise JobFailed("models_changed", f"The models can't read their texts. {error}") from error
 

@@ -43,7 +43,7 @@ class LiveRecipe:
                 raise _refusal(does, field)
         plan = prepare(spec, shelf)
         if plan.method.calibration:
-            raise _refusal("has its models read texts first", "method")
+            raise _refusal("looks at its models before it merges them", "method")
         first = plan.method.statistics
         if first and any(first.rounds_for(tensor.knobs) for tensor in plan.tensors):
             raise _refusal("compares whole layers or models before it merges", "method")

@@ -170,7 +170,9 @@ class MergeSpec(JobSpec):
         method = merge_methods[self.method]
         if self.models:
             _count(method, self.models, self.base_model, "models")
-        if method.calibration:
+        if method.calibration and self.slices:
+            raise BadInput(f"{method.name} has slices.", "It takes models whole.", "List models instead.")
+        if method.reads_text:
             self._every_model_has_a_text()
         for place, part in enumerate(self.slices):
             _count(method, part.sources, part.base_model or self.base_model, f"slices.{place}.sources")
@@ -193,7 +195,7 @@ class MergeSpec(JobSpec):
         return steps
 
     def _every_model_has_a_text(self) -> None:
-        for field in ("slices", "intermediates", "tokenizer"):
+        for field in ("intermediates", "tokenizer"):
             if getattr(self, field):
                 raise BadInput(
                     f"{self.method} has {field}.",

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 Scope = Literal["tensor", "layer", "model"]
 """Which tensors are counted together: each alone, those of a layer, or all."""
 
-Calibration = Literal["fisher", "gram"]
-"""What models read a text for: how sensitive each weight is, or what inputs each linear layer is given."""
+Calibration = Literal["fisher", "gram", "units"]
+"""What is found of the models first: how sensitive each weight is and what inputs each linear layer is fed,
+for which they read a text, or which of their hidden units belong together."""
+
+READS_TEXT = ("fisher", "gram")
 
 DATA = "data"
 

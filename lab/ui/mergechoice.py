@@ -5,7 +5,7 @@ from lab.ui import widgets
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Several good models of one base: average them", ("linear", "model_stock", "multislerp", "karcher")),
-    ("Two models: blend them", ("slerp", "nuslerp", "nearswap", "arcee_fusion")),
+    ("Two models: blend them", ("slerp", "nuslerp", "nearswap", "arcee_fusion", "pleas")),
     (
         "Fine-tunes that learned different things: add up what each changed",
         ("task_arithmetic", "dare_linear", "della_linear", "breadcrumbs", "varm", "ram", "ramplus_tl"),

@@ -68,7 +68,7 @@ def lay_out_form() -> tuple[Parts, list[Any], tuple[Any, Any]]:
     words = widgets.picture(method_words(FIRST))
     widgets.picture(which_one(), elem_id="lab-merge-which")
     knobs = _lay_out_knobs()
-    data = mergetexts.control(is_shown=merge_methods[FIRST].calibration is not None)
+    data = mergetexts.control(is_shown=merge_methods[FIRST].reads_text)
     stack, drop, ranges = _lay_out_stack()
     base = gr.Dropdown(
         label="Base", choices=[], elem_id="lab-merge-base", info="What the models were tuned from"

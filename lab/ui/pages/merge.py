@@ -211,7 +211,7 @@ class _Merge:
             gr.Column(visible=stacks),
             gr.Dropdown(visible=chosen.base != "none"),
             gr.Dropdown(
-                visible=chosen.calibration is not None,
+                visible=chosen.reads_text,
                 choices=mergetexts.choices(self.services.store, self.services.who(request)),
             ),
             self.stack(model, drop),
@@ -292,7 +292,7 @@ class _Merge:
         )
         is_offered = modelview.base_of_adapters(self.services.store.models.list(), models)
         settings = self.parts.knobs.values(method, knobs)
-        reads = merge_methods[method].calibration is not None
+        reads = merge_methods[method].reads_text
         named = [model for model in models if model]
         return mergeform.Filled(
             method=method,
