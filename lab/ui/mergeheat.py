@@ -98,15 +98,22 @@ def _kinds_in_words(kinds: Sequence[str], every: Sequence[str], *, is_alone: boo
     """Name a group of kinds as shortly as it can be told from the others."""
     if is_alone:
         return ""
-    stems = {kind.split(".")[0] for kind in kinds}
-    if len(stems) == 1:
-        (stem,) = stems
-        if len(kinds) > 1 and set(kinds) == {kind for kind in every if kind.split(".")[0] == stem}:
-            return stem
+    stem = _common_stem(kinds)
+    if stem and len(kinds) > 1 and set(kinds) == {kind for kind in every if kind.startswith(f"{stem}.")}:
+        return stem.removesuffix(".*").split(".")[-1]
     if len(kinds) > len(every) / 2:
         return "rest"
     first = kinds[0].removesuffix(".*").split(".")[-1]
     return first if len(kinds) == 1 else f"{first} +{len(kinds) - 1}"
+
+
+def _common_stem(kinds: Sequence[str]) -> str:
+    """Return the modules that all kinds lie in: "mlp" of mlp.up_proj and mlp.down_proj."""
+    parts = [kind.split(".")[:-1] for kind in kinds]
+    common = 0
+    while all(len(one) > common and one[common] == parts[0][common] for one in parts):
+        common += 1
+    return ".".join(parts[0][:common])
 
 
 def _values(plan: MergePlan, tensor: OutputTensor, what: str) -> list[tuple[str, float]]:
