@@ -100,6 +100,20 @@ def test_a_merge_can_be_merged_again(run, bench):
     assert run("merge", written(again), "out")[0] == 0
 
 
+def test_a_recipe_of_several_documents_makes_its_steps_and_keeps_them_when_asked(run, bench):
+    step = recipe(bench, extra="name: step\ndtype: float32\n")
+    last = f"merge_method: linear\nmodels: [{{model: step+{bench.adapter}, parameters: {{weight: 1}}}}]\n"
+    last += "tokenizer: {source: union, pad_to_multiple_of: 100}\nchat_template: chatml\n"
+    code, told = run("merge", written(f"{step}---\n{last}"), "out")
+    assert (code, left_over()) == (0, ["out"]), told
+    config = json.loads(Path("out/config.json").read_text())
+    assert config["vocab_size"] == 300
+    assert "First step: 2 layers" in told
+    assert run("merge", "config.yaml", "all", "--keep-intermediates", "--quiet")[0] == 0
+    assert sorted(folder.name for folder in Path("all").iterdir()) == ["all", "all-step"]
+    assert load_file("all/all/model.safetensors").keys() == load_file("out/model.safetensors").keys()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -81,6 +81,8 @@ def _make_all(spec: MergeSpec, plan: MergePlan, job: Job, steps: Path) -> list[N
     models = []
     for one, part, (start, end) in zip(specs, plans, shares([p.parameters for p in plans]), strict=True):
         is_last = one is spec
+        if not is_last:
+            job.note(f"First {one.name}: {part.size_words}.")
         share = Share(job, start, end, "" if is_last else f"{one.name}: ")
         work = job.folder / "merge" if is_last else steps / one.name
         made = _make(one, part, work, cast(Job, share))

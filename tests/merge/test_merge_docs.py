@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 from merge_properties import check_everything
+from tiny_merge import TinyJob, TinyShelf
+from tiny_vocabularies import add_model, words_tokenizer
 
 import lab.merge.registry
 from lab.merge.methods import slerp
+from lab.merge.recipe import read_recipe, write_recipe
 from lab.merge.registry import MergeMethods, merge_methods
+from lab.merge.run import run
 
+RECIPES = (Path(__file__).parents[2] / "docs" / "merge-recipes.md").read_text("utf-8")
 PAGE = (Path(__file__).parents[2] / "docs" / "merge-methods.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
@@ -33,6 +38,16 @@ def test_the_example_is_a_file_and_a_test_and_both_work_as_shown(
         fresh["sign_vote"].use == "Average, entry by entry, only the deltas that agree with the winning sign."
     )
     assert list(fresh["sign_vote"].parameters) == ["weight", "quorum"]
+
+
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", RECIPES, re.DOTALL))
+def test_the_recipes_of_the_documentation_work_as_they_stand(shelf: TinyShelf, job: TinyJob, text: str):
+    for name, words in (("one", ["<unk>", "a"]), ("two", ["<unk>", "b", "</s>", "<|im_start|>"])):
+        rows = 2 if "tokenizer" not in text else len(words)
+        add_model(shelf, name, words_tokenizer(words[:rows]), count=rows, seed=rows)
+    spec = read_recipe(text, name="out")
+    assert read_recipe(write_recipe(spec), name="out") == spec
+    assert run(spec, job).models[0].name == "out"
 
 
 def test_the_form_in_chunks_is_quoted_as_it_stands():
