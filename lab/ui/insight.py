@@ -68,6 +68,11 @@ def best_found(store: Store, spec: InspectSpec, owner: str, *, failed: bool = Fa
     return found(store, spec.model_copy(update={"exact": False}), owner, failed=failed) or exact
 
 
+def is_stacked(row: ModelRow, made_by: JobRow | None) -> bool:
+    """Whether a merge took ranges of layers: its layers are not those of the same number in its parents."""
+    return row.kind == "upscaled" or bool(made_by and made_by.spec.get("slices"))
+
+
 def parents_in_order(row: ModelRow, made_by: JobRow | None) -> list[str]:
     """Return a merge's parents as the form had them, so that they keep their letters; the base comes last.
 

@@ -52,7 +52,7 @@ def views(report: Report) -> list[View]:
             View(f"d{i}", f"Distance from {name}", partial(Tally.distance_to, model=i), ".2%")
             for i, name in enumerate(names)
         ]
-        return [*found, View("n", "Norm against the parents", norm_ratio, ".3f", 1.0, is_bad_high=True)]
+        return [*found, View("n", "Norm beside the parents'", norm_ratio, ".3f", 1.0, is_bad_high=True)]
     found = [
         View(f"d{i}", f"Distance of {name} from the base", partial(Tally.distance, model=i), ".2%")
         for i, name in enumerate(names)

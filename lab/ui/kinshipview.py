@@ -29,7 +29,8 @@ def sentences_html(told: Sequence[Mapping[str, Any]]) -> str:
 def read_words(summary: Mapping[str, Any]) -> str:
     """Say how much of the weights was read."""
     read, elements = int(summary.get("read", 0)), int(summary.get("elements", 0))
-    tensors = f"{int(summary.get('tensors', 0)):,} tensors"
+    found = int(summary.get("tensors", 0))
+    tensors = f"{found:,} tensor{'s' * (found != 1)}"
     if read >= elements:
         return f"Every weight of {tensors} was read."
     return (

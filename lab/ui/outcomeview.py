@@ -11,6 +11,12 @@ from lab.ui.words import duration, size
 _LOOKS = {"nobody": "", "merge": "warm", "parent": "warm"}
 
 
+STACKED = widgets.note(
+    "Its layers stand in other places than in its parents, so they are not compared layer by layer."
+)
+"""What is said of a merge whose layers were stacked."""
+
+
 def cost_html(job: JobRow | None) -> str:
     """Return a table of what the merge was to take and what it took; nothing where it isn't known."""
     cost = job.result.get("cost") if job else None

@@ -32,6 +32,7 @@ def test_a_person_tunes_twice_merges_compares_and_scores(lab: RunningLab, page: 
     expect(page.locator("#lab-models")).to_contain_text(STARTER, timeout=120_000)
     fine_tune(lab, page, "pirate", steps=4)
     fine_tune(lab, page, "sums", steps=3)
+    look_into_the_weights(lab, page)
     merge(lab, page, "story-merge")
     ask_and_reload(lab, page)
     score(page, tmp_path)
@@ -57,6 +58,18 @@ def fine_tune(lab: RunningLab, page: Page, dataset: str, steps: int) -> None:
     assert f"{dataset}-lora" in [row.name for row in lab.store.models.list()]
 
 
+def look_into_the_weights(lab: RunningLab, page: Page) -> None:
+    lab.open(page, "merge")
+    page.get_by_role("button", name="Look into the weights").click()
+    told = page.locator("#lab-before")
+    expect(told).to_contain_text("pirate-lora has barely moved", timeout=120_000)
+    expect(told).to_contain_text("slerp is linear here")
+    page.locator("#lab-before-map .nsewdrag").first.click()
+    expect(page.locator("#lab-before-cell")).to_contain_text("Layer ")
+    page.reload()
+    expect(told).to_contain_text("pirate-lora has barely moved", timeout=60_000)
+
+
 def merge(lab: RunningLab, page: Page, name: str) -> None:
     lab.open(page, "merge")
     expect(page.locator("#lab-merge-plan")).to_contain_text("134.5 M")
@@ -66,6 +79,10 @@ def merge(lab: RunningLab, page: Page, name: str) -> None:
     page.locator("#lab-merge-start").click()
     done = page.locator("#lab-merge-running")
     expect(done.get_by_text("Compare with its parents")).to_be_visible(timeout=120_000)
+    after = page.locator("#lab-after")
+    expect(after).to_contain_text("Foretold")
+    after.get_by_role("button", name="See what the merge changed").click()
+    expect(after).to_contain_text(f"Every tensor of {name} is as long as", timeout=120_000)
     lab.open(page, "models")
     row = page.locator("#lab-models tr, #lab-models [role=row]").filter(has_text=name)
     expect(row).to_contain_text("pirate-lora")

@@ -123,7 +123,9 @@ def test_a_merge_is_told_by_its_distance_to_each_parent_and_its_norms() -> None:
 def test_a_norm_that_no_parent_has_is_named() -> None:
     shrunk = report_of({layer(0): (-BASE.double() / 2, -BASE.double() / 4), layer(1): (noise(1), noise(2))})
     text = said(Report("base", shrunk.models, shrunk.figures, "after"))
-    assert f"1 tensor of base has a norm that no parent has, against the nearest parent: {layer(0)}" in text
+    assert (
+        f"1 tensor of base has a norm that no parent has, measured by the nearest parent: {layer(0)}" in text
+    )
     assert "(1.33 times)" in text
 
 

@@ -114,6 +114,13 @@ def test_a_pasted_recipe_says_which_models_are_looked_at() -> None:
     assert (spec.base, spec.models) == ("base", ("x", "y"))
 
 
+def test_a_merge_of_layer_ranges_is_not_compared_layer_by_layer() -> None:
+    stacked = job(spec={"slices": [{"sources": []}]})
+    assert insight.is_stacked(model("m", kind="merge"), stacked)
+    assert insight.is_stacked(model("m", kind="upscaled"), None)
+    assert not insight.is_stacked(model("m", kind="merge"), job(spec={"models": [], "slices": []}))
+
+
 def test_a_merges_parents_keep_the_forms_letters_and_the_base_comes_last() -> None:
     row = model("m", parents=("base", "a", "b"))
     made = job(spec={"models": [{"model": "b"}, {"model": "a"}], "base_model": "base"})

@@ -208,7 +208,7 @@ def norm_words(report: Report) -> Sentence:
     named = _listed([words for _, words in sorted(odd, reverse=True)])
     return Sentence(
         f"{_tensors(odd, f'of {report.base} has', f'of {report.base} have')} a norm that no parent has, "
-        f"against the nearest parent: {named}.",
+        f"measured by the nearest parent: {named}.",
         "warm",
     )
 

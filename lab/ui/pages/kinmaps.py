@@ -140,7 +140,7 @@ def drawn(report: Report, view: str | None, cell: str) -> tuple[Any, ...]:
         kinshipview.scale_html(kinshipcharts.scale_of(report, chosen))
         + kinshipview.outside_html(report, place),
         kinshipview.cell_html(report, place),
-        kinshipcharts.changes_chart(report, tally, f"Sizes of the changes against {against}"),
+        kinshipcharts.changes_chart(report, tally, f"Sizes of the changes from {against}"),
     )
 
 

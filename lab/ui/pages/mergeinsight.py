@@ -25,7 +25,7 @@ Read = Callable[[Sequence[Any]], Filled]
 
 _OFFER = (
     '<p class="lab-muted" style="margin:0 0 12px">How far has each model moved from the base, and where? Do '
-    "they pull together or against each other? A few seconds of reading, no merge.</p>"
+    "they pull together or apart? A few seconds of reading, no merge.</p>"
     f'<div class="lab-buttons">{widgets.button("Look into the weights", "look")}</div>'
 )
 

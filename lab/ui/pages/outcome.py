@@ -138,7 +138,10 @@ class _Outcome:
             parts.append(kinshipview.sentences_html(look.result.get("sentences", ())))
             words = kinshipview.read_words(look.result)
             parts.append(f'<span class="lab-muted lab-small">{widgets.esc(words)}</span>')
-        parts.append(outcomeview.buttons_html(can_look=look is None, can_score=score is None))
+        is_stacked = insight.is_stacked(asked.row, asked.made_by)
+        can_look = look is None and not is_stacked
+        parts.append(outcomeview.STACKED if is_stacked else "")
+        parts.append(outcomeview.buttons_html(can_look=can_look, can_score=score is None))
         return f'<div class="lab-stack">{"".join(part for part in parts if part)}</div>'
 
     def _row(self, remembered: str, who: Who) -> ModelRow | None:
@@ -157,7 +160,9 @@ class _Outcome:
 
     def _jobs(self, row: ModelRow, who: Who) -> tuple[JobRow | None, JobRow | None]:
         store = self.services.store
-        look = insight.best_found(store, self._look(row, who), who.name, failed=True)
+        look = None
+        if not insight.is_stacked(row, self._maker(row)):
+            look = insight.best_found(store, self._look(row, who), who.name, failed=True)
         score = insight.found(store, _score(row), who.name, failed=True)
         is_of_another = score is not None and score.created < row.created
         return look, None if is_of_another else score
