@@ -138,3 +138,12 @@ def test_a_stack_of_two_models_has_a_seam_where_one_gives_way_to_the_other() -> 
     assert [(line.name, line.showlegend) for line in figure.data] == [("a", True), ("b", True)]
     assert [note.text for note in figure.layout.annotations] == ["1 meets 2"]
     assert not charts.stacked_layers([("a", 0), ("a", 1)]).layout.annotations
+
+
+def test_every_trial_is_a_point_and_the_best_so_far_a_line_of_steps() -> None:
+    lines = {"score": [(1, 2.0), (2, None), (3, 1.5)], "best": [(1, 2.0), (2, 2.0), (3, 1.5)]}
+    figure = charts.search_chart(lines, "Bits per byte", higher_is_better=False)
+    trials, best = figure.data
+    assert (trials.mode, list(trials.y)) == ("markers", [2.0, None, 1.5])
+    assert (best.line.shape, list(best.y)) == ("hv", [2.0, 2.0, 1.5])
+    assert figure.layout.yaxis.title.text == "bits per byte (lower is better)"

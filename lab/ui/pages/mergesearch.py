@@ -157,7 +157,7 @@ class _Search(Running):
             fresh = lines_for(self._recipe(filled))
         except (ValidationError, LabError):
             return gr.skip(), gr.skip()
-        return (fresh, fresh) if lines in ("", wrote) else (gr.skip(), gr.skip())
+        return (fresh, fresh) if (lines or "") in ("", wrote) else (gr.skip(), gr.skip())
 
     def offer(self, metric: str, request: gr.Request) -> Any:
         """Offer the data that a score reads; a set that Scores judges by comes last."""
@@ -184,7 +184,7 @@ class _Search(Running):
             spec = SearchSpec.model_validate(
                 {
                     "recipe": recipe,
-                    "vary": read_lines(lines or ""),
+                    "vary": read_lines(lines or lines_for(recipe)),
                     "data": data or "",
                     "metric": metric,
                     **fields,
