@@ -12,10 +12,11 @@ from lab.core.spec import JobSpec
 from lab.core.store import NewJob, Store, Success, open_store
 from lab.core.store.rows import DatasetRow, ModelRow
 from lab.house import HOUSE_OWNER, LIMITS, DemoHouse, clear_table, fields_of, sentence
-from lab.merge.spec import MergeSpec
+from lab.merge.spec import MergeSpec, merge_of
 from lab.models.catalog import Catalog
 from lab.models.spec import ImportSpec
 from lab.score.spec import ScoreSpec
+from lab.search.spec import Range, SearchSpec
 from lab.tune.spec import TuneSpec
 from lab.ui.form import bounds
 
@@ -148,6 +149,13 @@ def test_other_visitors_models_data_and_imports_are_out_of_reach(store: Store) -
             DemoHouse(store).gate(ScoreSpec(models=("starter",), text=data), BOB)
     with pytest.raises(BadInput, match="Imports are off"):
         DemoHouse(store).gate(ImportSpec(path="/etc", name="x"), BOB)
+
+
+def test_a_visitor_cannot_search(store: Store) -> None:
+    recipe = merge_of("linear", [("starter", 1.0)], name="mine")
+    vary = (Range(knob="weight", model="starter", low=0, high=1),)
+    with pytest.raises(BadInput, match="Searches are off"):
+        DemoHouse(store).gate(SearchSpec(recipe=recipe, vary=vary, data="d"), ADA)
 
 
 def test_what_visitors_made_is_wiped_after_an_hour_and_the_starter_stays(

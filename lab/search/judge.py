@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lab.core.errors import BadInput
+from lab.core.errors import BadInput, NotFound
 from lab.core.job import Job
 from lab.merge.live import LiveModel
 from lab.merge.siblings import LiveRecipe
@@ -56,10 +56,13 @@ class Judge:
             breathe: called between batches; what it raises passes.
 
         Raises:
+            NotFound: a model was deleted meanwhile.
             JobFailed: the model answers with NaN, or a weight is not finite.
         """
         try:
             candidate = LiveRecipe.find(recipe, self.job)
+        except NotFound:
+            raise
         except BadInput:  # such as weights that cancel out
             return None
         found: list[Finding] = []

@@ -1,4 +1,4 @@
-"""The Compare page by clicking: files of one's own to score on, and changes while answers stream."""
+"""The Compare page by clicking: files to score on, changes while answers stream, and a live merge."""
 
 import json
 import re
@@ -116,3 +116,25 @@ def test_what_is_changed_while_an_answer_streams_stays_and_nothing_written_is_lo
     said = lab.store.jobs.list(kinds=["compare"])[0].result["columns"][0]["text"]
     assert answer.inner_text().split()[:20] == said.split()[:20]
     assert len(said.split()) > len(early.split()) + 10
+
+
+def test_a_live_merge_answers_in_a_column_of_its_own_and_is_kept(compare: Page) -> None:
+    only_the_starter(compare)
+    compare.locator("#lab-live > button").click()
+    compare.locator("#lab-live-on input").check()
+    expect(compare.locator("#lab-live-status")).to_contain_text(f"linear: {STARTER} 0.5")
+    compare.get_by_label("Longest answer").first.fill("8")
+    compare.get_by_label("Temperature").first.fill("0")
+    compare.locator("#lab-question textarea").fill("What is the capital of France?")
+    compare.locator("#lab-ask-button").click()
+    expect(compare.locator('.lab-column[data-phase="done"]')).to_have_count(2, timeout=120_000)
+    live = compare.locator(".lab-column").last
+    expect(live).to_contain_text(f"linear: {STARTER} 0.5")
+    expect(live).to_contain_text(re.compile("merged in .* s"))
+    answers = compare.locator(".lab-answer").all_inner_texts()
+    assert answers[0] == answers[1] != ""  # all of one model is that model
+    compare.locator("#lab-live-again").click()
+    expect(live).to_contain_text("merged before", timeout=120_000)
+    compare.locator("#lab-live-name input, #lab-live-name textarea").fill("kept-one")
+    compare.locator("#lab-live-keep").click()
+    expect(compare.locator("#lab-live-running")).to_contain_text("Open kept-one", timeout=120_000)

@@ -114,3 +114,12 @@ def test_a_search_is_written_as_yaml_and_read_back() -> None:
     again = read_search(write_search(spec))
     assert again.model_copy(update={"recipe": spec.recipe}) == spec
     assert again.recipe == spec.recipe.model_copy(update={"name": "best"})
+
+
+def test_the_example_in_the_docs_is_a_search(bench: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text()
+    spec = read_search(page.split("```yaml\n")[1].split("```")[0])
+    assert [one.name for one in spec.vary] == ["weight of pirate", "weight of sums", "density"]
+    assert start_of(spec.recipe, spec.vary)["density"] == 0.6
+    unwritten = {name for name in SearchSpec.model_fields if name not in page}
+    assert unwritten <= {"kind", "name", "limit", "context_tokens", "dtype"}
