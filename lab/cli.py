@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -21,7 +21,6 @@ from lab.core.errors import BadInput, JobFailed, LabError, problems_of
 from lab.core.job import Device, Outcome, Shelf
 from lab.core.settings import Settings, read_settings
 from lab.core.spec import JobSpec, LabName, strict_json
-from lab.core.store import Store, open_store
 from lab.grammar import LANES, grammar
 from lab.local import (
     LocalJob,
@@ -38,8 +37,6 @@ from lab.merge.expertspec import read_experts
 from lab.merge.inspect.spec import InspectSpec
 from lab.merge.recipe import read_recipe
 from lab.merge.spec import MergeSpec
-from lab.models.backup import Tally, back_up
-from lab.models.backup import restore as bring_back
 from lab.models.catalog import Catalog, PathShelf
 from lab.models.source import Source
 from lab.models.spec import ImportSpec
@@ -48,6 +45,10 @@ from lab.models.storeroom import Storeroom
 from lab.score.spec import ScoreSpec
 from lab.search.recipe import read_search
 from lab.tune import recipe as tune_recipe
+
+if TYPE_CHECKING:
+    from lab.core.store import Store
+    from lab.models.backup import Tally
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -83,7 +84,9 @@ class Desk:
 
     def shelf(self, out: Path) -> PathShelf:
         """Return where paths and, if there is a lab on this machine, names become places."""
-        return PathShelf(Catalog(open_store(self.settings), self.settings) if self.has_lab else None, out)
+        if not self.has_lab:
+            return PathShelf(None, out)
+        return PathShelf(Catalog(_open_store(self.settings), self.settings), out)
 
     @property
     def has_lab(self) -> bool:
@@ -255,7 +258,9 @@ def backup(desk: Desk) -> None:
         raise BadInput(
             f"There is no lab in {desk.settings.data}.", "", "Start it, or set LAB_DATA to its folder."
         )
-    store, room = open_store(desk.settings), Storeroom(desk.args.place)
+    from lab.models.backup import back_up
+
+    store, room = _open_store(desk.settings), Storeroom(desk.args.place)
     tally = back_up(store, desk.settings, room, desk.voice.say)
     store.close()
     _tell_tally(desk, tally)
@@ -263,11 +268,13 @@ def backup(desk: Desk) -> None:
 
 def restore(desk: Desk) -> None:
     """Bring a backup into the empty lab that the settings name."""
+    from lab.models.backup import restore
+
     args = desk.args
-    _tell_tally(desk, bring_back(desk.settings, Storeroom(args.place), desk.voice.say, args.snapshot))
+    _tell_tally(desk, restore(desk.settings, Storeroom(args.place), desk.voice.say, args.snapshot))
 
 
-def _tell_tally(desk: Desk, tally: Tally) -> None:
+def _tell_tally(desk: Desk, tally: "Tally") -> None:
     for words in tally.left_out:
         desk.voice.say(f"Left out: {words}")
     rows = ", ".join(f"{count} {name}" for name, count in sorted(tally.rows.items()))
@@ -294,7 +301,7 @@ def queue(desk: Desk) -> None:
                 print(f"{job_id}  {standing.position:>3}  starts {start:<10}  {store.jobs.get(job_id).title}")
 
 
-def _store_of(desk: Desk) -> Store:
+def _store_of(desk: Desk) -> "Store":
     """Open the database of the lab on this machine.
 
     Raises:
@@ -304,7 +311,14 @@ def _store_of(desk: Desk) -> Store:
         raise BadInput(
             f"There is no lab in {desk.settings.data}.", "", "Start it, or set LAB_DATA to its folder."
         )
-    return open_store(desk.settings)
+    return _open_store(desk.settings)
+
+
+def _open_store(settings: Settings) -> "Store":
+    """Open the lab's database; loaded only now, for most commands work without a lab."""
+    from lab.core.store import open_store
+
+    return open_store(settings)
 
 
 def _make_models(desk: Desk, spec: JobSpec, out: Path) -> None:

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast, get_args
 
 from pydantic import Field, TypeAdapter
 
@@ -21,8 +21,6 @@ from lab.core.job import Check, Run, Shelf
 from lab.core.line import FIRST, HIGH, LOW, SHORT_SECONDS, Standing, seconds_of
 from lab.core.need import need_of
 from lab.core.spec import JobSpec, Lane, spec_sha256
-from lab.core.store import NewJob, Store
-from lab.core.store.limits import NO_LIMITS, Limits
 from lab.core.store.rows import LIVE, JobRow
 from lab.data.spec import PreviewSpec
 from lab.merge.expertspec import ExpertsSpec
@@ -32,6 +30,10 @@ from lab.models.spec import ImportSpec, StarterSpec
 from lab.score.spec import ScoreSpec
 from lab.search.spec import SearchSpec
 from lab.tune.spec import TuneSpec
+
+if TYPE_CHECKING:
+    from lab.core.store import Store
+    from lab.core.store.limits import Limits
 
 AnySpec = Annotated[
     MergeSpec
@@ -129,6 +131,12 @@ def parse_spec(value: Mapping[str, Any]) -> JobSpec:
     return cast(JobSpec, _SPECS.validate_python(value))
 
 
+def _no_limits() -> "Limits":
+    from lab.core.store.limits import NO_LIMITS
+
+    return NO_LIMITS
+
+
 @dataclass(frozen=True)
 class Desk:
     """Where jobs are handed in and asked after.
@@ -140,17 +148,17 @@ class Desk:
         gate: the house's rules; a hosted demo has narrow ones.
         kinds: how every kind is run; tests add their own.
         rules: those of the house that are asked while a form is filled in, before anything is submitted.
-        limits: how much one person, and all together, may have in the queue.
+        limits: how much one person, and all together, may have in the queue; none when not given.
         most_running: of one person's jobs in a lane at a time; 0 sets no limit. The others wait.
     """
 
-    store: Store
+    store: "Store"
     shelf: Shelf
     bells: Mapping[Lane, Bell]
     gate: Gate = open_house
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
     rules: Gate = open_house
-    limits: Limits = NO_LIMITS
+    limits: "Limits" = field(default_factory=_no_limits)
     most_running: int = 0
     _told: dict[str, tuple[float, dict[str, Standing]]] = field(
         default_factory=dict, repr=False, compare=False
@@ -188,6 +196,8 @@ class Desk:
             BadInput: the spec can't work, the house refuses it, or the disk is too full for any job.
             Conflict: the key was used for another spec, or a model's name is taken.
         """
+        from lab.core.store import NewJob
+
         self.gate(spec, owner)
         self._refuse_when_low()
         found = self.check(spec)

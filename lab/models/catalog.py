@@ -11,17 +11,20 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from lab.core.errors import NotFound, Unavailable
 from lab.core.files import is_idle
 from lab.core.settings import Settings
-from lab.core.store import Store
 from lab.core.store.rows import DatasetRow, ModelRow
 from lab.models.hostcache import Borrower, HostCache
 from lab.models.publish import MANIFEST, read_manifest, to_trash
 from lab.models.storeroom import Storeroom, dataset_key, key_of
+
+if TYPE_CHECKING:
+    from lab.core.store import Store
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Catalog:
         BadInput: the object store's URL can't be used.
     """
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: "Store", settings: Settings) -> None:
         self._store = store
         self._settings = settings
         self._cache = HostCache(settings, Storeroom(settings.store_url)) if settings.store_url else None

@@ -41,5 +41,6 @@ def which_one() -> str:
         lines = "".join(
             f"<li><b>{widgets.esc(name)}</b> {widgets.esc(merge_methods[name].use)}</li>" for name in names
         )
-        parts.append(f"<p><b>{widgets.esc(words)}</b></p><ul>{lines}</ul>")
+        head = f'<p style="margin:8px 0 2px"><b>{widgets.esc(words)}</b></p>'
+        parts.append(f'{head}<ul style="margin:0;padding-left:18px">{lines}</ul>')
     return f'<details class="lab-small"><summary>Which one?</summary>{"".join(parts)}</details>'

@@ -83,7 +83,7 @@ def test_a_lock_that_is_held_too_long_is_given_up(store: Store) -> None:
 def test_a_lab_that_finds_no_database_at_its_start_says_so(
     own_postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.core.store.START_SECONDS", 0.0)
+    monkeypatch.setattr("lab.core.store.opening.START_SECONDS", 0.0)
     url = own_postgres.fresh()
     own_postgres.stop()
     with pytest.raises(LabError, match="does not answer"):

@@ -221,11 +221,15 @@ def test_eight_bit_floats_are_refused(family: TinyShelf):
     assert refusal(pair(), family, "F8_E4M3") == "models"
 
 
-def test_the_check_needs_no_transformers():
+def test_a_merge_of_folders_loads_no_library_that_it_does_not_need():
     import subprocess
     import sys
 
-    code = "import sys, lab.merge.check, lab.merge.recipe; print(*{'transformers', 'peft'} & {*sys.modules})"
+    heavy = ("transformers", "peft", "gradio", "sqlalchemy", "plotly", "pandas", "scipy", "fsspec")
+    code = (
+        "import sys, lab.cli, lab.merge.check, lab.merge.recipe, lab.merge.run, workers.device; "
+        f"print(*set({heavy}) & set(sys.modules))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
 

@@ -1,62 +1,23 @@
 """The lab's memory: jobs, events, models, datasets, scores, workers, devices.
 
-The only SQL of the project.
+The only SQL of the project. What is named here is loaded when it is first used: a command without a lab,
+such as a merge of folders, would wait half a second for SQLAlchemy.
 """
 
-from sqlalchemy import ColumnElement
+import importlib
+from typing import TYPE_CHECKING
 
-from lab.core.settings import Settings
-from lab.core.store.database import Database
-from lab.core.store.devices import Devices
-from lab.core.store.events import Events
-from lab.core.store.jobs import LEASE_SECONDS, Jobs
-from lab.core.store.line import Lines
-from lab.core.store.queueing import NewJob
-from lab.core.store.shelves import Datasets, Models, Scores, Workers
-from lab.core.store.success import Success
+if TYPE_CHECKING:
+    from lab.core.store.opening import START_SECONDS, Store, open_store
+    from lab.core.store.queueing import NewJob
+    from lab.core.store.success import Success
 
-START_SECONDS = 30.0
-"""A database server that starts together with the lab has so long to answer."""
+__all__ = ["START_SECONDS", "NewJob", "Store", "Success", "open_store"]
 
-__all__ = ["NewJob", "Store", "Success", "open_store"]
+_PLACES = {"NewJob": "queueing", "Success": "success"}
 
 
-class Store:
-    """All tables over one database.
-
-    Args:
-        url: SQLAlchemy URL.
-        now: SQL expression for the present; tests pass a clock of their own.
-        lease_seconds: how long a claimed job is held without a heartbeat.
-    """
-
-    def __init__(
-        self, url: str, now: ColumnElement[float] | None = None, lease_seconds: float = LEASE_SECONDS
-    ) -> None:
-        self.database = Database(url, now)
-        self.jobs = Jobs(self.database, lease_seconds)
-        self.line = Lines(self.database)
-        self.events = Events(self.database)
-        self.models = Models(self.database)
-        self.datasets = Datasets(self.database)
-        self.scores = Scores(self.database)
-        self.workers = Workers(self.database)
-        self.devices = Devices(self.database)
-
-    def close(self) -> None:
-        """Close every connection."""
-        self.database.close()
-
-
-def open_store(settings: Settings, lease_seconds: float = LEASE_SECONDS) -> Store:
-    """Open the lab's database, making or migrating it where needed.
-
-    Raises:
-        BadInput: the data folder can't be written.
-        LabError: the database does not answer, or a newer release has migrated it.
-    """
-    settings.make_folders()
-    store = Store(settings.database, lease_seconds=lease_seconds)
-    store.database.wait_until_ready(START_SECONDS if settings.database_url else 0)
-    store.database.migrate()
-    return store
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES.get(name, 'opening')}"), name)
