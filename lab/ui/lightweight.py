@@ -9,8 +9,8 @@ nothing here is needed for a page to work, but what `LightBlocks` sends of a gr.
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -40,6 +40,10 @@ _LONG = (gr.Plot, gr.UploadButton)
 
 class LightBlocks(gr.Blocks):
     """gr.Blocks that pay only for what changes, and keep every gr.State to the server."""
+
+    def get_config_file(self) -> Any:
+        """Describe the pages, once they are all there."""
+        return {} if _is_laying_out() else super().get_config_file()
 
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
         """Postprocess what a handler returned, leaving out what it skipped.
@@ -96,6 +100,26 @@ class LightSessions(StateHolder):
         """Look for nothing: no gr.State of the lab has a time to live."""
 
 
+@contextmanager
+def laid_out_first() -> Iterator[None]:
+    """Lay pages out without serving them: Gradio would make an application for them three times over."""
+    vars(gradio_blocks)["App"] = _NoApp
+    try:
+        yield
+    finally:
+        vars(gradio_blocks)["App"] = App
+
+
+class _NoApp:
+    @staticmethod
+    def create_app(*_: Any, **__: Any) -> None:
+        """Make no application yet."""
+
+
+def _is_laying_out() -> bool:
+    return vars(gradio_blocks).get("App") is _NoApp
+
+
 def make_light(blocks: gr.Blocks, app: App) -> None:
     """Take from a mounted application what it does for nobody.
 
@@ -107,6 +131,7 @@ def make_light(blocks: gr.Blocks, app: App) -> None:
     blocks.state_session_capacity = MOST_SESSIONS
     sessions.set_blocks(blocks)
     app.state_holder = sessions
+    blocks.app = app
     queue = blocks._queue
     queue.ANALYTICS_MAX_EVENTS = 1
     queue.ANAYLTICS_CACHE_FREQUENCY = 1 << 62  # Gradio's own spelling

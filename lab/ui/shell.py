@@ -18,7 +18,7 @@ from lab.merge.spec import MergeSpec
 from lab.tune.spec import TuneSpec
 from lab.ui import theme, widgets
 from lab.ui.firstload import FirstLoad
-from lab.ui.lightweight import LightBlocks, make_light
+from lab.ui.lightweight import LightBlocks, laid_out_first, make_light
 from lab.ui.pages import compare, finetune, jobs, merge, models
 from lab.ui.redraw import Part, Seen, every, only_changed, when_page_opens
 from lab.ui.services import Services
@@ -40,8 +40,9 @@ _MAKES: dict[str, type[JobSpec]] = {"merge": MergeSpec, "finetune": TuneSpec, "c
 
 def mount(web: FastAPI, services: Services) -> None:
     """Mount the pages in a web application, with nothing of Gradio's own open beside them."""
-    blocks = build_app(services)
-    blocks.queue(api_open=False, max_size=256, default_concurrency_limit=20)
+    with laid_out_first():
+        blocks = build_app(services)
+        blocks.queue(api_open=False, max_size=256, default_concurrency_limit=20)
     gr.mount_gradio_app(
         web,
         blocks,

@@ -8,16 +8,24 @@ from typing import Any
 import gradio as gr
 import pytest
 from fastapi import FastAPI
+from gradio import blocks as gradio_blocks
 from gradio.routes import App
 from gradio.state_holder import SessionState
 
 from lab.ui import lightweight
-from lab.ui.lightweight import SKIPPED, LightBlocks, LightSessions, make_light, stay_in_the_loop
+from lab.ui.lightweight import (
+    SKIPPED,
+    LightBlocks,
+    LightSessions,
+    laid_out_first,
+    make_light,
+    stay_in_the_loop,
+)
 
 
 @pytest.fixture(scope="module")
 def blocks() -> Any:
-    with LightBlocks(analytics_enabled=False) as app:
+    with laid_out_first(), LightBlocks(analytics_enabled=False) as app:
         box, other, kept, button = gr.Textbox(), gr.Textbox(), gr.State(1), gr.Button()
         button.click(lambda text: (text + "!", gr.skip(), 2), [box], [box, other, kept], api_name="shout")
     app.queue()
@@ -42,6 +50,12 @@ def call(blocks: Any, session: SessionState) -> list[Any]:
 def test_gradio_is_built_as_this_expects(blocks: Any) -> None:
     assert gr.__version__ == "6.31.0", "look through lab/ui/lightweight.py, then change this line"
     assert stay_in_the_loop()
+
+
+def test_pages_are_described_and_served_once_they_are_laid_out(blocks: Any) -> None:
+    assert [one["api_name"] for one in blocks.config["dependencies"]] == ["shout"]
+    assert isinstance(blocks.app, App)
+    assert gradio_blocks.App is App
 
 
 def test_the_browser_is_sent_what_changed_and_no_state(blocks: Any, session: SessionState) -> None:
