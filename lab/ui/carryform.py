@@ -50,7 +50,7 @@ class CarryForm:
                 label="Strength", minimum=0, maximum=2, value=1.0, step=0.05, buttons=[],
                 info="1 adds all that was learned",
             )  # fmt: skip
-            self._name = gr.Textbox(label="Name of the result", max_lines=1, elem_id="lab-carry-name")
+            self._name = gr.Textbox(label="Name of the carried model", max_lines=1, elem_id="lab-carry-name")
             self._told = widgets.picture(elem_id="lab-carry-plan")
             self._start = gr.Button("Carry over", interactive=False, elem_id="lab-carry-start")
 
@@ -101,7 +101,7 @@ class CarryForm:
         only = others[0] if len(others) == 1 and not new else new
         return gr.Dropdown(value=row.parents[0]), gr.Dropdown(value=only)
 
-    def check(self, *given: Any, request: gr.Request) -> tuple[Any, Any]:
+    def check(self, request: gr.Request, *given: Any) -> tuple[Any, Any]:
         """Say what will come out and how far the bases are apart, or what stands in the way."""
         try:
             plan: Any = self._services.desk.check(_spec_of(*given), self._services.who(request).name)
@@ -109,7 +109,7 @@ class CarryForm:
             return mergeform.problems_html(problems_of(error)), gr.Button(interactive=False)
         return mergeform.plan_html(plan), gr.Button(interactive=True)
 
-    def start(self, *given: Any, request: gr.Request) -> tuple[Any, ...]:
+    def start(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
         """Queue the patch."""
         who = self._services.who(request)
         try:

@@ -146,7 +146,8 @@ def plan_html(plan: MergePlan) -> str:
             ("Takes about", duration(max(round(plan.seconds), 1))),
         ]
     )
-    lines = "".join(f'<li class="lab-yes"><span>{widgets.esc(words)}</span></li>' for words in _checks(plan))
+    looks = [("lab-yes", words) for words in _checks(plan)] + [("lab-so", words) for words in plan.remarks]
+    lines = "".join(f'<li class="{look}"><span>{widgets.esc(words)}</span></li>' for look, words in looks)
     return f'{figures}<ul class="lab-checks" style="margin-top:16px">{lines}</ul>{vocabulary_html(plan)}'
 
 
@@ -178,7 +179,6 @@ def _checks(plan: MergePlan) -> list[str]:
         _origin(plan),
         *_steps(plan),
         "the result fits on the disk",
-        *plan.remarks,
     ]
 
 
