@@ -114,7 +114,7 @@ def vocabulary_words(plan: VocabularyPlan | None) -> str:
     notes = "".join(f"\n- {note}" for note in plan.notes)
     return f"""## Vocabulary
 
-It starts from the tokenizer of {plan.donor.ref}; {len(plan.new)} tokens were added to it.
+It starts from the tokenizer of {plan.donor.ref}; tokens added to it: {len(plan.new)}.
 
 | model | tokens | kept | dropped | rows from one other model | rows that are a mean | rows of zeros |
 |---|---|---|---|---|---|---|

@@ -298,11 +298,11 @@ def _notes(
     for ref, words in vocabularies.items():
         rows = rows_of(models[ref])
         if rows > words.rows:
-            notes.append(f"{rows - words.rows} rows of {ref} belong to no token and are left out.")
+            notes.append(f"Rows of {ref} that belong to no token and are left out: {rows - words.rows}.")
         if words.rows > rows:
-            notes.append(f"{words.rows - rows} tokens of {ref} have no row in its embedding.")
+            notes.append(f"Tokens of {ref} without a row in its embedding: {words.rows - rows}.")
     if zero := max((tally.zero for tally in tallies), default=0):
-        notes.append(f"{zero} tokens have a row in no model, or are set to zero: their rows are zero.")
+        notes.append(f"Tokens whose row is zero, because no model has one or the recipe says so: {zero}.")
     if layout.padding:
-        notes.append(f"{layout.padding} rows of padding are the mean of the others.")
+        notes.append(f"Rows of padding, each the mean of the others: {layout.padding}.")
     return notes

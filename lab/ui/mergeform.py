@@ -209,9 +209,9 @@ def _origin(plan: MergePlan) -> str:
     """Say where tokenizer and settings come from."""
     if plan.vocabulary is None:
         return f"tokenizer and settings come from {plan.donor.ref}"
-    new = f", with {len(plan.vocabulary.new):,} tokens more" if plan.vocabulary.new else ""
+    new = f" and {len(plan.vocabulary.new):,} more" if plan.vocabulary.new else ""
     return (
-        f"{plan.vocab:,} rows of vocabulary: the tokenizer of {plan.vocabulary.donor.ref}{new}; "
+        f"{plan.vocab:,} rows of vocabulary: the tokens of {plan.vocabulary.donor.ref}{new}; "
         f"settings come from {plan.donor.ref}"
     )
 

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 from tiny_merge import TinyShelf, tensors_of
+from tiny_vocabularies import add_model, words_tokenizer
 
 from lab.merge.check import check
 from lab.merge.plan import MergePlan
 from lab.merge.recipe import read_recipe
 from lab.ui.charts import HeatRow
+from lab.ui.mergeform import Filled, plan_html, vocabulary_html
 from lab.ui.mergeheat import drawable, heat_rows
 
 
@@ -125,3 +127,31 @@ def test_a_model_without_a_part_in_a_layer_has_a_gap_there(shelf: TinyShelf):
     assert [shown(row) for row in rows] == [("A", (1.0, 1.0, None)), ("B", (None, None, 1.0))]
     assert (bool(rows[0].before), bool(rows[0].after)) == (True, False)  # the first slice has the embedding
     assert (bool(rows[1].before), bool(rows[1].after)) == (False, True)  # the last one norm and head
+
+
+def test_the_page_tells_what_becomes_of_each_vocabulary(tmp_path: Path):
+    shelf = TinyShelf(tmp_path)
+    add_model(shelf, "a", words_tokenizer(["<unk>", "cat"]), count=3)
+    add_model(shelf, "b<i>", words_tokenizer(["<unk>", "dog"]), count=2)
+    made = check(Filled("linear", (("a", 1.0), ("b<i>", 1.0)), name="ab", tokenizer="union").spec(), shelf)
+    page = plan_html(made)
+    assert "<td>b&lt;i&gt;</td><td>2</td><td>2</td><td>0</td><td>1</td><td>0</td><td>0</td>" in page
+    assert "3 rows of vocabulary: the tokens of a and 1 more" in page
+    assert "Rows of a that belong to no token and are left out: 1." in page
+    assert vocabulary_html(made) in page
+
+
+def test_the_page_tells_what_is_made_first_and_what_has_no_effect(shelf: TinyShelf):
+    recipe = """\
+name: step
+models: [{model: one, parameters: {weight: 1}}]
+merge_method: linear
+parameters: {int8_mask: true}
+---
+models: [{model: step, parameters: {weight: 1}}]
+merge_method: linear
+"""
+    told: list[str] = []
+    spec = Filled("ties", (), name="out", recipe=recipe).spec(told.append)
+    assert told == ["step: parameters.int8_mask is left out: it has no effect on the result of linear."]
+    assert "one merge is made first, in the job&#x27;s folder: linear" in plan_html(check(spec, shelf))

@@ -155,7 +155,7 @@ def test_what_becomes_of_each_vocabulary_is_told_before_and_kept_after(words: Ti
         (t.model, t.tokens, t.kept, t.dropped, t.lent, t.averaged, t.zero) for t in plan.vocabulary.tally
     ]
     assert tallies == [("a", 3, 3, 0, 1, 0, 0), ("b", 3, 3, 0, 1, 0, 0)]
-    assert plan.vocabulary.notes == ("1 rows of a belong to no token and are left out.",)
+    assert plan.vocabulary.notes == ("Rows of a that belong to no token and are left out: 1.",)
     assert plan.vocab == 4
     model = run(recipe("tokenizer_source: b\n"), job).models[0]
     assert model.facts["vocab"] == 3
