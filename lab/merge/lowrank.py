@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from lab.models.lazytorch import Tensor, torch
 
-EXACT_SIDE = 1024
+EXACT_SIDE = 256
 """Up to this many rows or columns, whichever are fewer, singular values are computed exactly."""
 
 _MORE_DIRECTIONS = 32  # than the rank, in the randomised search
-_ROUNDS = 4
+_MOST_ROUNDS = 20
+_GAIN = 1e-6  # a round that adds less of what is kept is the last
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ def cut_product(factors: Factors, rank: int) -> Factors:
 def cut_matrix(change: Tensor, rank: int, generator: torch.Generator) -> Factors:
     """Return an approximation of a whole matrix at a rank.
 
-    It is the best one (Eckart-Young) where a side has at most `EXACT_SIDE` entries. Beyond, the
-    leading directions come from a randomised search with power iterations (Halko, Martinsson and
-    Tropp, arXiv:0909.4061, algorithm 4.4), and `lost` says what that one leaves out.
+    It is the best one (Eckart-Young) where a side has at most `EXACT_SIDE` entries. Beyond, the leading
+    directions come from a randomised subspace iteration (Halko, Martinsson and Tropp, arXiv:0909.4061,
+    algorithm 4.4), which ends when a round keeps hardly more; `lost` says what is left out.
 
     Args:
         change: shape (rows, columns), float32.
@@ -84,15 +85,18 @@ def cut_matrix(change: Tensor, rank: int, generator: torch.Generator) -> Factors
         u, values, v = torch.linalg.svd(change, full_matrices=False)
         return _balanced(u[:, :rank], values, v[:rank], rank)
     directions = min(rank + _MORE_DIRECTIONS, *change.shape)
-    found = change @ torch.randn(change.shape[1], directions, generator=generator)
-    for _ in range(_ROUNDS):
-        found = torch.linalg.qr(found).Q
-        found = change @ torch.linalg.qr(change.T @ found).Q
-    left = torch.linalg.qr(found).Q
-    u, values, v = torch.linalg.svd(left.T @ change, full_matrices=False)
+    right = torch.randn(change.shape[1], directions, generator=generator)
+    kept = 0.0
+    for _ in range(_MOST_ROUNDS):
+        left = torch.linalg.qr(change @ right).Q
+        u, values, v = torch.linalg.svd(left.T @ change, full_matrices=False)
+        before, kept = kept, values[:rank].double().square().sum().item()
+        if kept - before <= _GAIN * kept:
+            break
+        right = v.T
     cut = _balanced(left @ u[:, :rank], values, v[:rank], rank)
     whole = change.pow(2).sum(dtype=torch.float64).item()
-    return Factors(cut.up, cut.down, max(whole - (cut.whole - cut.lost), 0.0), whole)
+    return Factors(cut.up, cut.down, max(whole - kept, 0.0), whole)
 
 
 def _balanced(u: Tensor, values: Tensor, v: Tensor, rank: int) -> Factors:

@@ -305,7 +305,7 @@ class _Merge:
             ranges=ranges or "",
             recipe=recipe if use_recipe else "",
             is_adapter=result == ADAPTER and bool(is_offered),
-            rank=rank,
+            rank=rank or None,
             tokenizer=tokenizer or None,
             data=mergetexts.data_for(named, data, self.services.store.models.list()) if reads else {},
         )
