@@ -60,6 +60,7 @@ def fine_tune(lab: RunningLab, page: Page, dataset: str, steps: int) -> None:
 
 def look_into_the_weights(lab: RunningLab, page: Page) -> None:
     lab.open(page, "merge")
+    expect(page.locator("#lab-merge-plan")).to_contain_text("134.5 M")  # the models are chosen
     page.get_by_role("button", name="Look into the weights").click()
     told = page.locator("#lab-before")
     expect(told).to_contain_text("pirate-lora has barely moved", timeout=120_000)
