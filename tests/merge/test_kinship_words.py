@@ -88,6 +88,18 @@ def test_slerp_is_linear_where_every_cosine_is_near_one_and_curved_where_not() -
     assert "slerp curves in 1 of 2 tensors" in far
 
 
+def test_of_many_models_a_few_pairs_are_told_and_the_rest_are_counted() -> None:
+    names = tuple("abcde")
+    text = said(report_of({layer(0): tuple(noise(seed) for seed in range(1, 6))}, names))
+    assert text.count("moved in unrelated directions") == 4
+    assert "6 further pairs are as unrelated, or nearly." in text
+    assert text.count("slerp is linear here") == 1
+    assert "every two of these models is above 0.9995" in text
+    far = said(report_of({layer(0): tuple(noise(seed, 0.2) for seed in range(1, 6))}, names))
+    assert far.count("slerp curves in 1 of 1 tensors") == 4
+    assert "Slerp curves between 6 further pairs." in far
+
+
 def test_of_one_model_slerp_is_told_against_the_base() -> None:
     assert "the weights of base and pirate is above" in said(report_of({layer(0): (noise(1),)}, ("pirate",)))
 

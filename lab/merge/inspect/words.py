@@ -29,6 +29,7 @@ NORM_SLACK = 0.05
 """A norm counts as no parent's when it is so far outside the range of theirs."""
 
 _MOST_NAMED = 3
+_MOST_ALIKE = 4
 
 
 @dataclass(frozen=True)
@@ -126,31 +127,31 @@ def pair_words(one: str, two: str, pair: int, report: Report) -> list[Sentence]:
 
 
 def slerp_words(report: Report) -> list[Sentence]:
-    """Say of every two models whether slerp between them is a straight line."""
-    told = []
+    """Say whether slerp between every two models is a straight line; where all are, in one sentence."""
     names = (report.base, *report.models)
+    curved, lowest = [], 1.0
     index = pairs(len(report.models)) or [(-1, 0)]
     for one, two in index:
         found = [cosine for f in report.figures if (cosine := f.tally.weight_cosine(one, two)) is not None]
-        if not found:
-            continue
-        straight, lowest = sum(cosine > SLERP_IS_LINEAR for cosine in found), min(found)
-        both = f"{names[one + 1]} and {names[two + 1]}"
-        if straight == len(found):
-            told.append(
+        lowest = min([lowest, *found])
+        bent = sum(cosine <= SLERP_IS_LINEAR for cosine in found)
+        if bent:
+            curved.append(
                 Sentence(
-                    f"The cosine of the weights of {both} is above {SLERP_IS_LINEAR} in every tensor "
-                    f"(lowest {near_one(lowest)}): slerp is linear here."
+                    f"The cosine of the weights of {names[one + 1]} and {names[two + 1]} is "
+                    f"{near_one(min(found))} at its lowest: slerp curves in {bent} of {len(found)} tensors."
                 )
             )
-        else:
-            told.append(
-                Sentence(
-                    f"The cosine of the weights of {both} is {near_one(lowest)} at its lowest: slerp curves "
-                    f"in {len(found) - straight} of {len(found)} tensors."
-                )
-            )
-    return told
+    if curved:
+        return _first_of(curved, "slerp curves between {} further pairs.")
+    one, two = index[0]
+    which = f"{names[one + 1]} and {names[two + 1]}" if len(index) == 1 else "every two of these models"
+    return [
+        Sentence(
+            f"The cosine of the weights of {which} is above {SLERP_IS_LINEAR} in every tensor "
+            f"(lowest {near_one(lowest)}): slerp is linear here."
+        )
+    ]
 
 
 def dare_words(name: str, model: int, tally: Tally) -> Sentence | None:
@@ -276,11 +277,24 @@ def near_one(cosine: float) -> str:
 
 def _before(report: Report) -> list[Sentence]:
     told = [moved_words(name, report.base, i, report) for i, name in enumerate(report.models)]
+    for_pairs: list[Sentence] = []
     for pair, (one, two) in enumerate(pairs(len(report.models))):
-        told += pair_words(report.models[one], report.models[two], pair, report)
+        for_pairs += pair_words(report.models[one], report.models[two], pair, report)
+    warm = [one for one in for_pairs if one.look != "calm"]
+    calm = [one for one in for_pairs if one.look == "calm"]
+    told += _first_of(warm, "{} further pairs call for care too: see their maps.")
+    told += _first_of(calm, "{} further pairs are as unrelated, or nearly.")
     told += slerp_words(report)
     dare = [dare_words(name, model, report.whole) for model, name in enumerate(report.models)]
     return told + [one for one in dare if one is not None]
+
+
+def _first_of(told: Sequence[Sentence], rest: str) -> list[Sentence]:
+    """Return a few of many alike, and one sentence on how many more there are."""
+    if len(told) <= _MOST_ALIKE:
+        return list(told)
+    more = rest.format(len(told) - _MOST_ALIKE)
+    return [*told[:_MOST_ALIKE], Sentence(more[:1].upper() + more[1:], told[0].look)]
 
 
 def _after(report: Report) -> list[Sentence]:
