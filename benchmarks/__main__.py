@@ -18,6 +18,7 @@ BENCHMARKS = {
     "streaming": "streamed tokens per second against a bare generate loop",
     "training": "training tokens per second against a bare trainer",
     "merge_vs_mergekit": "merges against mergekit",
+    "merge_tensors": "one tensor merged, against mergekit",
     "scoring": "scoring against a bare scorer",
 }
 """Every benchmark module and its title. A module has `measure() -> list[Row]`."""
