@@ -29,7 +29,7 @@ TOKEN_BYTES = 4
 TEMPLATE_TOKENS = 30
 """Of text a token, and what a chat template adds to a row, about."""
 
-WEIGHTS_PER_SECOND = {"fisher": 1.2e10, "gram": 4e10}
+WEIGHTS_PER_SECOND = {"fisher": 5e9, "gram": 2.5e10}
 """Tokens a second times parameters on one CPU core in float32: there and back, or there alone. Measured."""
 
 SOLVED_PER_SECOND = 2e10
