@@ -68,7 +68,7 @@ class LiveMerge:
         rows = modelview.visible(self.services.store, who)
         names = modelview.names(rows)
         made = [row.name for row in rows if row.kind in ("adapter", "tuned")]
-        tuned = (made if len(made) > 1 else names[1:])[-2:]
+        tuned = (made if len(made) > 1 else names[1:] or names)[-2:]
         base = next((row.name for row in rows if not row.parents), NO_BASE)
         first = [gr.skip(), gr.update(value=tuned), gr.update(value=base)]
         updates = [*first, *(gr.skip() for _ in self.inputs[3:])]
