@@ -20,7 +20,7 @@ from lab.core.job import Job, NewModel, Outcome
 from lab.core.spec import spec_sha256
 from lab.merge.adapters import SUMS, AdapterPlan, folds_of
 from lab.merge.draws import Draws
-from lab.merge.folder import COPIED
+from lab.merge.folder import copy_companions
 from lab.merge.lowrank import Factors, cut_matrix, cut_product, weighted_stack
 from lab.merge.output import Shard, ShardFile, lay_out
 from lab.merge.plan import OutputTensor
@@ -171,9 +171,7 @@ def _write_companions(spec: MergeSpec, plan: AdapterPlan, loss: Loss, folder: Pa
     """Write config, tokenizer, recipe and model card beside the factors."""
     source = folds_of(plan.tensors[0])
     donor = next(fold for fold in source if fold).down.file.parent
-    for name in COPIED:
-        if (donor / name).is_file():
-            (folder / name).write_bytes((donor / name).read_bytes())
+    copy_companions(donor, folder)
     (folder / "adapter_config.json").write_text(json.dumps(config_of(plan), indent=2) + "\n", "utf-8")
     recipe = write_recipe(spec)
     (folder / "mergekit_config.yml").write_text(recipe, "utf-8")

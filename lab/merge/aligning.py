@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from lab.core.job import Job
@@ -77,6 +76,8 @@ def best_order(first: Tensor, other: Tensor) -> Tensor:
     Returns:
         Shape (units,), int64.
     """
+    from scipy.optimize import linear_sum_assignment  # other merges do without scipy
+
     _, order = linear_sum_assignment((first @ other.T).numpy(), maximize=True)
     return torch.from_numpy(order).long()
 

@@ -1,7 +1,6 @@
 """Runs a mixture of experts: routers, then every tensor streamed into place, and the files beside them."""
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from lab.merge.expertplan import (
     prepare_experts,
 )
 from lab.merge.expertspec import ExpertsSpec, write_experts
-from lab.merge.folder import COPIED
+from lab.merge.folder import copy_companions
 from lab.merge.gates import degenerate_layers, router_rows
 from lab.merge.ingredients import Ingredient
 from lab.models.headers import WEIGHT_FILES, read_headers
@@ -88,10 +87,7 @@ def _router(plan: ExpertsPlan, rows: Tensor, folder: Path) -> Ingredient:
 
 def _write_companions(plan: ExpertsPlan, folder: Path) -> None:
     """Write everything but the weights into the result's folder."""
-    for name in COPIED:
-        file = plan.donor.folder / name
-        if file.is_file():
-            shutil.copyfile(file, folder / name)
+    copy_companions(plan.donor.folder, folder)
     (folder / "config.json").write_text(json.dumps(config_of_experts(plan), indent=2) + "\n", "utf-8")
     recipe = write_experts(plan.spec)
     (folder / "mergekit_moe_config.yml").write_text(recipe, "utf-8")

@@ -28,10 +28,7 @@ def write_companions(
     spec: MergeSpec, plan: MergePlan, folder: Path, tell: Callable[[str], None] = lambda _: None
 ) -> None:
     """Write everything but the weights into the result's folder; `tell` hears what was chosen."""
-    for name in COPIED:
-        file = plan.donor.folder / name
-        if file.is_file():
-            shutil.copyfile(file, folder / name)
+    _copy(plan.donor.folder, folder)
     if plan.vocabulary:
         write_tokenizer(plan.vocabulary, plan.vocabulary.models, folder)
         _renumber(folder / COPIED[0], plan.vocabulary)
@@ -42,6 +39,18 @@ def write_companions(
     recipe = write_recipe(spec)
     (folder / "mergekit_config.yml").write_text(recipe, "utf-8")
     (folder / "README.md").write_text(card(spec, plan, recipe), "utf-8")
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy what stays as it is beside the weights: tokenizer, licence, generation settings."""
+    _copy(source, folder)
+    copy_tokenizer(source, folder)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    for name in COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def _renumber(file: Path, vocabulary: VocabularyPlan) -> None:

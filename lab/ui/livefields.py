@@ -122,12 +122,18 @@ class LiveFields:
 
 
 def offered() -> dict[str, MergeMethod]:
-    """Return the methods that merge two models or more, and fast enough to follow a slider."""
-    return {
-        method.name: method
-        for method in merge_methods.values()
-        if method.models[1] > 1 and method.nanoseconds <= FAST_NANOSECONDS
-    }
+    """Return the methods that merge two siblings or more, tensor by tensor, and fast enough for a slider."""
+    return {method.name: method for method in merge_methods.values() if _follows(method)}
+
+
+def _follows(method: MergeMethod) -> bool:
+    least, most = method.models
+    return (
+        least <= 2 <= most
+        and method.calibration is None
+        and method.statistics is None
+        and method.nanoseconds <= FAST_NANOSECONDS
+    )
 
 
 def lay_out_fields() -> LiveFields:

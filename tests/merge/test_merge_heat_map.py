@@ -144,8 +144,9 @@ def test_the_page_tells_what_becomes_of_each_vocabulary(tmp_path: Path):
 def test_the_page_tells_what_is_made_first_and_what_has_no_effect(shelf: TinyShelf):
     recipe = """\
 name: step
-models: [{model: one, parameters: {weight: 1}}]
-merge_method: linear
+models: [{model: two, parameters: {weight: 1}}]
+base_model: one
+merge_method: task_arithmetic
 parameters: {int8_mask: true}
 ---
 models: [{model: step, parameters: {weight: 1}}]
@@ -153,5 +154,9 @@ merge_method: linear
 """
     told: list[str] = []
     spec = Filled("ties", (), name="out", recipe=recipe).spec(told.append)
-    assert told == ["step: parameters.int8_mask is left out: it has no effect on the result of linear."]
-    assert "one merge is made first, in the job&#x27;s folder: linear" in plan_html(check(spec, shelf))
+    assert told == [
+        "step: parameters.int8_mask is left out: it has no effect on the result of task_arithmetic."
+    ]
+    assert "one merge is made first, in the job&#x27;s folder: task_arithmetic" in plan_html(
+        check(spec, shelf)
+    )

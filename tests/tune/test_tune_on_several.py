@@ -20,6 +20,8 @@ from lab.tune.registry import tune_methods
 from lab.tune.run import run
 from lab.tune.spec import TuneSpec
 
+pytestmark = pytest.mark.server
+
 PARTNERS = (Partner("cpu:1"),)
 LLAMA = ModelConfig(
     "LlamaForCausalLM", "llama", 32, 4096, 11008, 32, 32, 128, 32000, 4096, tied=False, quantisation=""
