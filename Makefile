@@ -29,10 +29,10 @@ test: .venv/dev chromium servers
 	$(BIN)/python -m pytest tests -m "not gpu and not slow and not mergekit" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: .venv/dev
-	$(BIN)/python -m pytest tests -m "not browser and not fault and not server and not starter and not gpu and not mergekit"
+	$(BIN)/python -m pytest tests -m "not browser and not fault and not server and not starter and not slow and not gpu and not mergekit"
 
-test-faults: .venv/dev servers
-	$(BIN)/python -m pytest tests/faults -m "not gpu"
+test-faults: .venv/dev chromium servers
+	$(BIN)/python -m pytest tests -m "(fault or slow) and not gpu"
 
 # What failed in the last run, once more and by itself.
 test-again: .venv/dev

@@ -28,6 +28,7 @@ def demo(settled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     stop_lab(running)
 
 
+@pytest.mark.slow
 def test_a_visitor_fine_tunes_merges_and_compares(demo: RunningLab, page: Page) -> None:
     the_first_click_is_a_fine_tune(demo, page)
     the_adapter_is_merged(demo, page)
