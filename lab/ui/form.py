@@ -166,8 +166,8 @@ def make_shared_form(fields: Mapping[str, Mapping[str, FieldInfo]], first: str) 
     samples |= dict(zip(places[first], fields[first].items(), strict=True))
     controls, columns = [], []
     for place in range(len(kinds)):
-        with gr.Column(visible=place in places[first], min_width=150) as column:
-            controls.append(_control(*samples[place], None))
+        column = _field(is_shown=place in places[first])
+        controls.append(_control(*samples[place], None, column))
         columns.append(column)
     return SharedForm(fields, tuple(controls), tuple(columns), places)
 
@@ -259,8 +259,15 @@ def shown_value(info: FieldInfo, value: Any) -> Any:
     return "" if value is None else str(value)
 
 
-def _control(name: str, info: FieldInfo, value: Any) -> Control:
-    with gr.Column(min_width=150, elem_classes="lab-field"):
+def _field(*, is_shown: bool = True) -> Any:
+    """Make the place of one control and its line, without the box that Gradio puts around controls."""
+    column = gr.Column(visible=is_shown, min_width=150, elem_classes="lab-field")
+    column.allow_expected_parents = False
+    return column
+
+
+def _control(name: str, info: FieldInfo, value: Any, column: Any = None) -> Control:
+    with column or _field():
         component = control_for(name, info, value)
         line = widgets.picture(elem_classes="lab-field-problem")
     return Control(name, info, component, line)

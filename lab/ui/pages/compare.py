@@ -67,6 +67,7 @@ def build(services: Services) -> None:
     told = [answers, run, question, problems, *sampling.lines, ask, stop, fresh]
     when_page_opens(page.open, None, [models, answers, seen], "compare_open")
     resumed = when_page_opens(page.resume, None, told, "compare_resume", tails=True)
+    live.bind()
     timer = gr.Timer(1.5)
     given = [models, system, question, run, *sampling.inputs, *live.inputs]
     asked = ask.click(

@@ -167,9 +167,9 @@ class _Finetune:
         value = wanted if wanted in names else (names[0] if names else None)
         return gr.Dropdown(choices=names, value=value), only_changed((), names)[-1]
 
-    def offer_devices(self) -> Any:
+    def offer_devices(self, request: gr.Request) -> tuple[Any, ...]:  # noqa: ARG002  the same for everybody
         """Ask how many devices are to train together only where a job can have more than one."""
-        return gr.Row(visible=self.services.store.devices.together() > 1)
+        return (gr.Row(visible=self.services.store.devices.together() > 1),)
 
     def choices(self, seen: Any, request: gr.Request) -> tuple[Any, ...]:
         """Offer models that came or went; what is chosen stays, and the first one is chosen when it comes."""

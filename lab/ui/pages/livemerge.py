@@ -40,7 +40,6 @@ class LiveMerge:
         self.services = services
         self._lay_out()
         self.running = Running(services, ("merge",), "job_live", self._links)
-        self._bind()
 
     @property
     def inputs(self) -> list[Any]:
@@ -128,7 +127,8 @@ class LiveMerge:
         self._wish, self._choices = gr.State(False), gr.State(())
         self._job, self._seen = gr.State(""), gr.State(())
 
-    def _bind(self) -> None:
+    def bind(self) -> None:
+        """Bind the panel's own handlers; what the page binds before opens before."""
         fields, quiet = self.fields, {"show_progress": "hidden"}
         drawn = [self._board, self._seen]
         shown = [fields.base, *fields.weights, *(knob.control.component for knob in fields.knobs)]

@@ -167,7 +167,9 @@ class _Merge:
         first = ([*tuned[-2:], *names] if len(tuned) > 1 else names)[:2]
         base = next((row.name for row in rows if not row.parents), None)
         updates = [
-            gr.Dropdown(choices=names, value=first[place] if place < len(first) else None)
+            gr.Dropdown(choices=names, value=first[place])
+            if place < len(first)
+            else gr.Dropdown(choices=names)
             for place in range(MOST_INPUTS)
         ]
         start = gr.Dropdown(choices=[_NO_BASE, *names], value=base or _NO_BASE)
