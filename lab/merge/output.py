@@ -4,6 +4,7 @@ A shard is written as NAME.part, synced, hashed, renamed to NAME, and only then 
 shard with a true record is never written again, so a merge goes on where it was killed.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -114,8 +115,17 @@ class ShardFile:
         """
         self._digested = 0 if in_order else -1
         self._handle = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.ftruncate(self._handle, self.shard.size_bytes)
+        self._reserve()
         self.write(0, self.shard.header)
+
+    def _reserve(self) -> None:
+        """Take the whole file's room now: a full disk is found before anything is computed."""
+        try:
+            os.posix_fallocate(self._handle, 0, self.shard.size_bytes)
+        except (AttributeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            os.ftruncate(self._handle, self.shard.size_bytes)  # not everywhere can room be taken
 
     def write(self, offset: int, data: Any) -> None:
         """Write bytes in place."""
