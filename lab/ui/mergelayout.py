@@ -108,7 +108,7 @@ def _lay_out_result() -> tuple[Any, Any, Any]:
     with gr.Column(visible=False, elem_id="lab-merge-result") as group:
         result = gr.Radio([MODEL, ADAPTER], value=MODEL, label="What comes out")
         rank = gr.Number(
-            value=0, label="Rank of the adapter", step=1, precision=0,
+            value=0, label="Rank of the adapter", step=1, precision=0, visible=False,
             info="0 keeps a weighted sum whole; other methods take the largest rank among the adapters.",
         )  # fmt: skip
     return group, result, rank

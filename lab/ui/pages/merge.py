@@ -103,6 +103,9 @@ def _bind_form(page: "_Merge", parts: Parts, told: list[Any], count: Any, button
         [one.change for one in parts.models], page.offer_adapter, parts.models, parts.of_adapters,
         api_name="merge_of_adapters", show_progress="hidden", trigger_mode="always_last",
     )  # fmt: skip
+    parts.result.input(
+        page.ask_rank, parts.result, parts.rank, api_name="merge_result", show_progress="hidden"
+    )
 
 
 class _Merge:
@@ -225,6 +228,10 @@ class _Merge:
         """Ask what comes out where all chosen models are adapters of one base."""
         rows = modelview.visible(self.services.store, self.services.who(request))
         return gr.Column(visible=bool(modelview.base_of_adapters(rows, models)))
+
+    def ask_rank(self, result: str) -> Any:
+        """Ask for the rank only of an adapter."""
+        return gr.Number(visible=result == ADAPTER)
 
     def stack(self, model: str | None, drop: float | None) -> str:
         """Write the ranges of depth up-scaling for a model and its m."""
