@@ -22,6 +22,7 @@ from lab.ui.tailing import Curves
 from lab.ui.waiting import waiting_words
 
 _NONE = "(none)"
+_SHIPPED: Mapping[Reads, str] = {"choices": SHIPPED_CHOICES, "text": SHIPPED_TEXT}
 
 
 def build_section(services: Services, models: Any) -> Part:
@@ -60,16 +61,23 @@ def build_section(services: Services, models: Any) -> Part:
 
 def _lay_out_sets() -> tuple[Any, Any, Any, Any, Any]:
     with gr.Row(equal_height=True, elem_classes="lab-bottom"):
-        questions = gr.Dropdown(label="Multiple choice", choices=[], elem_id="lab-score-questions", scale=3)
+        questions = _set_choice("choices", "Multiple choice", "lab-score-questions")
         more_questions = gr.UploadButton(
             "Upload", file_types=[".jsonl"], size="md", min_width=80, elem_id="lab-score-questions-file"
         )
-        texts = gr.Dropdown(label="Text", choices=[], elem_id="lab-score-texts", scale=3)
+        texts = _set_choice("text", "Text", "lab-score-texts")
         more_texts = gr.UploadButton(
             "Upload", file_types=[".jsonl"], size="md", min_width=80, elem_id="lab-score-texts-file"
         )
         start = gr.Button("Score these models", variant="primary", elem_id="lab-score", min_width=170)
     return questions, more_questions, texts, more_texts, start
+
+
+def _set_choice(reads: Reads, label: str, elem_id: str) -> Any:
+    shipped = _SHIPPED[reads]
+    return gr.Dropdown(
+        label=label, choices=[(LABELS[shipped], shipped)], value=shipped, elem_id=elem_id, scale=3
+    )
 
 
 def _plot(name: str) -> Any:
@@ -89,11 +97,10 @@ class _Scores:
     def open(
         self, models: list[str], questions: str, texts: str, seen: Seen, request: gr.Request
     ) -> tuple[Any, ...]:
-        """Offer the sets, the shipped ones chosen, and draw what is known."""
+        """Offer the sets and draw what is known; what is chosen stays, also by somebody who was quicker."""
         who = self.services.who(request)
-        chosen = (questions or SHIPPED_CHOICES, texts or SHIPPED_TEXT)
-        offers = self._offer("choices", chosen[0], who), self._offer("text", chosen[1], who)
-        return *offers, *self.draw(models, *chosen, seen, request)
+        offers = self._offer("choices", who), self._offer("text", who)
+        return *offers, *self.draw(models, questions, texts, seen, request)
 
     def keep_questions(self, path: str, request: gr.Request) -> tuple[Any, str]:
         """Keep an uploaded multiple-choice file and choose it."""
@@ -154,14 +161,14 @@ class _Scores:
             row = keep_file(file, name, reads, who.name, store, folder, keep)
         except LabError as error:
             return gr.skip(), widgets.problem_list(problems_of(error))
-        return self._offer(reads, row.name, who), ""
+        return self._offer(reads, who, value=row.name), ""
 
-    def _offer(self, reads: Reads, chosen: str, who: Who) -> Any:
+    def _offer(self, reads: Reads, who: Who, **chosen: str) -> Any:
         """Return the choice of sets of one kind: the shipped one, what this person may see, none."""
-        shipped = {"choices": SHIPPED_CHOICES, "text": SHIPPED_TEXT}[reads]
+        shipped = _SHIPPED[reads]
         rows = [row for row in self.services.store.datasets.list() if row.facts.get("format") == reads]
         mine = [(row.name, row.name) for row in rows if not who.is_visitor or row.owner == who.name]
-        return gr.Dropdown(choices=[(LABELS[shipped], shipped), *mine, ("none", _NONE)], value=chosen)
+        return gr.Dropdown(choices=[(LABELS[shipped], shipped), *mine, ("none", _NONE)], **chosen)
 
     def _newest(self, chosen: Sequence[str], who: Who) -> JobRow | None:
         """Return the newest score job of this person over any of the chosen models."""
