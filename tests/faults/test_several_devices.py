@@ -13,6 +13,8 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 START_SECONDS = 180.0
 """Two processes that have torch and transformers to import, on a machine that is busy."""
 
+CHECKPOINT_STEPS = 2
+
 case = pytest.mark.case
 
 
@@ -26,7 +28,7 @@ def two_devices(stocked: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
 def submit(lab: Lab, name: str, steps: int) -> str:
     spec = TuneSpec(
         model="base", dataset="squares", name=name, devices=2, batch=4, rank=4, held_out=0,
-        max_steps=steps, checkpoint_steps=2,
+        max_steps=steps, checkpoint_steps=CHECKPOINT_STEPS,
     )  # fmt: skip
     new = NewJob(
         owner="test", key=name, kind="tune", lane="batch", title=name, spec=spec.model_dump(mode="json"),
@@ -37,14 +39,14 @@ def submit(lab: Lab, name: str, steps: int) -> str:
     return job
 
 
-def wait_for_a_step(lab: Lab, job: str, attempt: int) -> psutil.Process:
-    """Wait until an attempt tells a step, and return the process that computes beside the job's own."""
+def wait_for_a_step(lab: Lab, job: str, attempt: int, step: int = 1) -> psutil.Process:
+    """Wait until an attempt tells this step, and return the process that computes beside the job's own."""
 
     def told() -> bool:
         at = 0
         for event in lab.store.events.after(job, 0):
             at = event.payload["attempt"] if event.kind == "state" else at
-            if event.kind == "metric" and at == attempt:
+            if event.kind == "metric" and at == attempt and event.payload["step"] >= step:
                 return True
         return False
 
@@ -62,8 +64,8 @@ def test_a_fine_tune_on_two_devices_goes_on_at_its_last_checkpoint_whoever_is_ki
     two_devices: Lab,
 ) -> None:
     lab = two_devices
-    job = submit(lab, "together", steps=30)
-    beside = wait_for_a_step(lab, job, 1)
+    job = submit(lab, "together", steps=80)
+    beside = wait_for_a_step(lab, job, 1, step=CHECKPOINT_STEPS + 1)
     assert sorted(hold.device for hold in lab.store.devices.holds()) == ["cpu:0", "cpu:1"]
     beside.kill()
     beside = wait_for_a_step(lab, job, 2)
