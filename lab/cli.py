@@ -36,7 +36,6 @@ from lab.local import (
 from lab.merge.expertspec import read_experts
 from lab.merge.inspect.spec import InspectSpec
 from lab.merge.recipe import read_recipe
-from lab.merge.spec import MergeSpec
 from lab.models.catalog import Catalog, PathShelf
 from lab.models.source import Source
 from lab.models.spec import ImportSpec
@@ -147,7 +146,7 @@ def merge(desk: Desk) -> None:
         keep_intermediates=desk.args.keep_intermediates,
     )
     if desk.args.seed is not None:
-        spec = MergeSpec.model_validate({**spec.model_dump(), "seed": desk.args.seed})
+        spec = spec.with_seed(desk.args.seed)
     _make_models(desk, spec, out)
 
 

@@ -11,6 +11,8 @@ from lab.core.spec import JobSpec, ModelRef, Spec
 from lab.merge.spec import MergeSpec
 from lab.models.sampling import Sampling
 
+MOST_COLUMNS = 4
+
 Text = Annotated[str, Field(min_length=1, max_length=100_000)]
 
 
@@ -33,7 +35,7 @@ class CompareSpec(JobSpec, Sampling):
     """
 
     kind: Literal["compare"] = "compare"
-    models: Annotated[tuple[ModelRef, ...], Field(min_length=1, max_length=4, description="Models to ask")]
+    models: Annotated[tuple[ModelRef, ...], Field(min_length=1, description="Models to ask")]
     recipes: Annotated[tuple[MergeSpec, ...], Field(max_length=4)] = ()
     prompt: Text
     earlier: Annotated[tuple[Turn, ...], Field(max_length=100)] = ()
@@ -49,6 +51,11 @@ class CompareSpec(JobSpec, Sampling):
     @field_validator("models")
     @classmethod
     def _models_differ(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if len(models) > MOST_COLUMNS:
+            raise ValueError(
+                f"These are {len(models)} columns, a live merge included. A comparison has at most "
+                f"{MOST_COLUMNS}. Leave a model out."
+            )
         twice = sorted({name for name in models if models.count(name) > 1})
         if twice:
             raise ValueError(

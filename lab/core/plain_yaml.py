@@ -4,10 +4,12 @@ Aliases, tags, dates and keys given twice are not read, so a small text can't be
 a typing mistake can't hide another.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
 import yaml
+
+from lab.core.errors import BadInput, UnknownName
 
 MOST_BYTES = 256 << 10
 
@@ -19,6 +21,31 @@ def read_yaml(text: str) -> Any:
         ValueError: it is no such text; the message says why and where, as a part of a sentence.
     """
     return _loaded(text, lambda: yaml.load(text, _Loader))  # noqa: S506  it is a safe loader, made stricter
+
+
+def read_settings(text: str, known: Collection[str], *, of: str, expected: str, do: str) -> dict[str, Any]:
+    """Read a YAML table of settings, none of them misspelt.
+
+    Args:
+        text: the YAML.
+        known: the settings that there are.
+        of: what they are settings of, as in "a fine-tune".
+        expected: what the text should hold, in a sentence.
+        do: what to do where it doesn't, in a sentence.
+
+    Raises:
+        BadInput: it is no such table; a misspelt key is named with the nearest known one.
+    """
+    try:
+        table = read_yaml(text)
+    except ValueError as error:
+        raise BadInput(f"The recipe of {of} can't be read: {error}.", expected, do) from None
+    if not isinstance(table, dict):
+        raise BadInput(f"The recipe of {of} holds no table of settings.", expected, do)
+    for key in table:
+        if key not in known:
+            raise UnknownName.among(f"setting of {of}", str(key), known).at(str(key))
+    return table
 
 
 def read_yaml_documents(text: str) -> list[Any]:

@@ -12,10 +12,9 @@ from pydantic import Field, model_validator
 from lab.core.errors import BadInput, UnknownName
 from lab.core.plain_yaml import read_yaml
 from lab.core.spec import JobSpec, LabName, ModelRef, Spec
-from lab.merge.spec import Dtype
+from lab.merge.spec import MOST_SEED, Dtype
 
 MOST_EXPERTS = 64
-MOST_SEED = (1 << 32) - 1
 
 GateMode = Literal["hidden", "hidden_last", "hidden_avg", "cheap_embed", "random", "uniform_random"]
 Layout = Literal["mixtral", "qwen2_moe", "qwen3_moe"]

@@ -5,6 +5,7 @@ counts the upper 14 bits of it, the second the lower 18 within one bin. Counts o
 added up, so that the ranks are those of a whole model. Pure: tensors and numbers only.
 """
 
+from lab.merge.tally import Tally
 from lab.models.lazytorch import Tensor, torch
 
 _LOW = 18
@@ -30,25 +31,16 @@ class FineCounts:
 
     def __init__(self, place: int) -> None:
         self._start = place - BINS // 2 << _LOW
-        self._counts = torch.zeros(FINE_BINS, dtype=torch.int64)
-        self._waiting: list[Tensor] = []
-        self._size = 0
+        self._tally = Tally(FINE_BINS)
 
     def add(self, values: Tensor) -> None:
         """Count some numbers."""
         offsets = _keys(values).sub_(self._start)
-        inside = offsets[(offsets >= 0) & (offsets < FINE_BINS)]
-        self._waiting.append(inside)
-        self._size += len(inside)
-        if self._size >= FINE_BINS:
-            self.counts()
+        self._tally.add(offsets[(offsets >= 0) & (offsets < FINE_BINS)])
 
     def counts(self) -> Tensor:
         """Return the counts so far. Shape (FINE_BINS,), int64."""
-        if self._size:
-            self._counts += torch.bincount(torch.cat(self._waiting), minlength=FINE_BINS)
-        self._waiting, self._size = [], 0
-        return self._counts
+        return self._tally.counts()
 
 
 def find(counts: Tensor, rank: int) -> tuple[int, int]:

@@ -208,8 +208,8 @@ class Values:
 
     def sample(self, step: int) -> Tensor:
         """Return every step-th element."""
-        values = self._flat[::step].float()
-        return values.add_(self._fold.sample(step, self._flat.numel())) if self._fold else values
+        values = self._flat[::step].float()  # of float32 that is the mapped file itself: not to be changed
+        return values + self._fold.sample(step, self._flat.numel()) if self._fold else values
 
 
 def values_of(part: Part, reader: Reader) -> Values:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lab.merge.tally import Tally
 from lab.models.lazytorch import Tensor, torch
 
 _LOW = 18
 _BINS = 1 << 31 - _LOW  # a float without its sign has 31 bits: 13 above, 18 below
-_ENOUGH = 1 << 18  # magnitudes to count at a time in the fine histogram, which is as long
 _KEEP_ALL = -1.0
 
 _MOST_BETWEEN = 1 << 23
@@ -237,7 +237,7 @@ def _by_histogram(passes: Passes, sought: Sought) -> dict[tuple[int, int], _Foun
             pattern = rows[row].view(torch.int32).bitwise_right_shift_(_LOW)
             upper[row] += torch.bincount(pattern, minlength=_BINS)
     bins = {key: _bin_of(upper[key[0]], count) for key, count in sought.items()}
-    lower = {(row, top): _Tally() for (row, _), (top, _) in bins.items()}
+    lower = {(row, top): Tally(1 << _LOW) for (row, _), (top, _) in bins.items()}
     for rows in passes():
         for (row, top), tally in lower.items():
             tally.add(_inside(rows[row], top))
@@ -247,27 +247,6 @@ def _by_histogram(passes: Passes, sought: Sought) -> dict[tuple[int, int], _Foun
         bottom, ties = _bin_of(counts, wanted)
         found[row, place] = _Found(_magnitude(top << _LOW | bottom), ties, int(counts[bottom]))
     return found
-
-
-class _Tally:
-    """Counts the lower bits of patterns, many at a time."""
-
-    def __init__(self) -> None:
-        self._counts = torch.zeros(1 << _LOW, dtype=torch.int64)
-        self._waiting: list[Tensor] = []
-        self._size = 0
-
-    def add(self, lower: Tensor) -> None:
-        self._waiting.append(lower)
-        self._size += len(lower)
-        if self._size >= _ENOUGH:
-            self.counts()
-
-    def counts(self) -> Tensor:
-        if self._waiting:
-            self._counts += torch.bincount(torch.cat(self._waiting), minlength=1 << _LOW)
-            self._waiting, self._size = [], 0
-        return self._counts
 
 
 def _inside(magnitudes: Tensor, upper: int) -> Tensor:

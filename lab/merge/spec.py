@@ -275,6 +275,15 @@ class MergeSpec(JobSpec):
         """Return the name under which a step is listed when it is kept."""
         return f"{self.name}-{step.name}"[:64]
 
+    def with_seed(self, seed: int) -> Self:
+        """Return the same merge, its steps included, with another seed.
+
+        Raises:
+            ValidationError: the seed is out of bounds.
+        """
+        steps = [step.model_dump() | {"seed": seed} for step in self.intermediates]
+        return self.model_validate(self.model_dump() | {"seed": seed, "intermediates": steps})
+
     def as_adapter(self, rank: int | None) -> Self:
         """Return the same merge with an adapter as its result.
 
@@ -430,4 +439,6 @@ def _count(method: MergeMethod, sources: Sequence[Source], base: str | None, pat
     if not least <= len(models) <= most:
         wanted = f"{least}" if least == most else f"{least} to {most}"
         besides = " besides the base" if takes_deltas else ""
-        raise ValueError(f"{path}: {len(models)} models{besides}. {method.name} takes {wanted}{besides}.")
+        of_all = f", the base {base} among them" if method.base == "first" else besides
+        do = " Choose one of the others as base, or leave one out." if method.base == "first" else ""
+        raise ValueError(f"{path}: {len(models)} models{of_all}. {method.name} takes {wanted}{besides}.{do}")

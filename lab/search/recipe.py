@@ -1,11 +1,11 @@
 """A search's spec as YAML, in and out: the merge in mergekit's language, the rest as `SearchSpec` has it."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
-from lab.core.errors import BadInput, UnknownName
-from lab.core.plain_yaml import read_yaml
+from lab.core.errors import BadInput
+from lab.core.plain_yaml import read_settings
 from lab.merge import recipe as merges
 from lab.search.spec import SearchSpec
 
@@ -25,16 +25,7 @@ def read_search(text: str, **defaults: Any) -> SearchSpec:
             with what to write.
         ValidationError: a value won't do; the field is named.
     """
-    try:
-        table = read_yaml(text)
-    except ValueError as error:
-        _refuse(f"The search can't be read: {error}.")
-    if not isinstance(table, dict):
-        _refuse("The search holds no table of settings.")
-    for key in table:
-        if key not in SearchSpec.model_fields:
-            known = UnknownName.among("setting of a search", str(key), SearchSpec.model_fields)
-            raise known.at(str(key))
+    table = read_settings(text, SearchSpec.model_fields, of="a search", expected=_SHAPE, do="Mend the file.")
     for key in ("recipe", "vary", "data"):
         if table.get(key) is None:
             raise BadInput(f"The search has no {key}.", _SHAPE, f"Add `{key}: ...`.", field=key)
@@ -53,7 +44,3 @@ def write_search(spec: SearchSpec) -> str:
 
 
 _SHAPE = "It says what is merged (recipe), what moves how far (vary), and what it is scored on (data)."
-
-
-def _refuse(why: str) -> NoReturn:
-    raise BadInput(why, _SHAPE, "Mend the file.")

@@ -1,11 +1,11 @@
 """A fine-tune's spec as YAML, in and out: what the page gives and takes, and the command line reads."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
-from lab.core.errors import BadInput, UnknownName
-from lab.core.plain_yaml import read_yaml
+from lab.core.errors import BadInput
+from lab.core.plain_yaml import read_settings
 from lab.tune.spec import TuneSpec
 
 
@@ -21,16 +21,10 @@ def read_recipe(text: str, **defaults: Any) -> TuneSpec:
             with what to write.
         ValidationError: a value won't do; the field is named.
     """
-    try:
-        table = read_yaml(text)
-    except ValueError as error:
-        _refuse(f"The recipe can't be read: {error}.")
-    if not isinstance(table, dict):
-        _refuse("The recipe holds no table of settings.")
-    for key in table:
-        if key not in TuneSpec.model_fields:
-            known = UnknownName.among("setting of a fine-tune", str(key), TuneSpec.model_fields)
-            raise known.at(str(key))
+    table = read_settings(
+        text, TuneSpec.model_fields, of="a fine-tune", expected="It has lines such as `rank: 16`.",
+        do="Copy it again from the Fine-tune page.",
+    )  # fmt: skip
     settings = {**defaults, **table}
     for key, field in TuneSpec.model_fields.items():
         if field.is_required() and settings.get(key) is None:
@@ -46,7 +40,3 @@ def read_recipe(text: str, **defaults: Any) -> TuneSpec:
 def write_recipe(spec: TuneSpec) -> str:
     """Return the YAML that `read_recipe` makes the same spec of, every setting written in."""
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
-
-
-def _refuse(why: str) -> NoReturn:
-    raise BadInput(why, "It has lines such as `rank: 16`.", "Copy it again from the Fine-tune page.")

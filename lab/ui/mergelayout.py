@@ -91,7 +91,7 @@ def _lay_out_inputs() -> tuple[list[Any], list[Any], list[Any], tuple[Any, Any]]
         for place in range(MOST_INPUTS):
             label = {"show_label": place == 0}
             with gr.Row(visible=place < 2, elem_classes="lab-input", equal_height=True) as row:
-                widgets.picture(widgets.letter(place), min_width=24, scale=0)
+                widgets.picture(widgets.letter(place), elem_classes="lab-letter-cell", min_width=24, scale=0)
                 models.append(
                     gr.Dropdown(label=f"Model {widgets.LETTERS[place]}", scale=5, min_width=120, **label)
                 )

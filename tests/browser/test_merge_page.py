@@ -113,6 +113,10 @@ def test_what_the_form_wrote_comes_back_the_same(merge: Page) -> None:
     merge.get_by_role("option", name="passthrough", exact=True).click()
     expect(merge.locator("#lab-merge-plan")).to_contain_text(re.compile(r"Layers\s*44"))
     expect(box).to_have_value(re.compile("passthrough"))
+    expect(merge.locator("#lab-merge-heat")).to_contain_text("21 meets 8")
+    expect(merge.get_by_text("not in the list of choices")).to_have_count(
+        0
+    )  # what was drawn before is no error
     exported = box.input_value()
     assert [part["sources"][0]["layer_range"] for part in yaml.safe_load(exported)["slices"]] == [
         [0, 22],

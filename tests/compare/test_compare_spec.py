@@ -51,7 +51,7 @@ class TestSpec:
             ({"prompt": "  \n"}, "prompt", "blank"),
             ({"prompt": ""}, "prompt", "at least 1"),
             ({"models": ()}, "models", "at least 1"),
-            ({"models": tuple("abcde")}, "models", "at most 4"),
+            ({"models": tuple("abcde")}, "models", "These are 5 columns, a live merge included"),
             ({"models": ("a", "a")}, "models", "more than once: a"),
             ({"earlier": ({"prompt": "x", "answers": ("y",)},)}, "", "1 answers for 2 models"),
             ({"temperature": float("nan")}, "temperature", "finite"),

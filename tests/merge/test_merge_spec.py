@@ -151,3 +151,17 @@ def test_the_first_filter_that_matches_counts_and_else_the_next_level():
     assert value_for("t", levels, "model.norm.weight", 0.0) == 0.9
     assert value_for("t", [{"t": (Filtered(filter="*", value=0.1),)}], "model.norm.weight", 0.0) == 0.1
     assert value_for("t", [{"t": (Filtered(filter="mlp", value=0.1),)}], "model.norm.weight", 0.0, 0.5) == 0.5
+
+
+def test_another_seed_is_that_of_the_steps_before_too() -> None:
+    step = merge_of("dare_ties", TWO, base="base", name="step").model_dump()
+    last = merge_of("dare_ties", [("step", 1.0), ("a", 1.0)], base="base", name="out").model_dump()
+    spec = MergeSpec.model_validate(last | {"intermediates": [step]}).with_seed(7)
+    assert (spec.seed, spec.intermediates[0].seed) == (7, 7)
+
+
+def test_a_base_that_is_a_third_model_is_named_with_the_way_out() -> None:
+    with pytest.raises(
+        ValidationError, match=r"3 models, the base base among them.*one of the others as base"
+    ):
+        merge_of("slerp", TWO, base="base", name="out", knobs={"t": 0.5})

@@ -100,9 +100,11 @@ def lay_out(prefix: str) -> Maps:
         prefix: begins their ids: "lab-before".
     """
     with gr.Column(visible=False, elem_classes="lab-chart") as body:
+        # Any value: a look that is under way still has a map of the models before.
         view = gr.Dropdown(
-            label="Layer by layer", choices=[], elem_id=f"{prefix}-view", info="Click a cell for its tensor."
-        )
+            label="Layer by layer", choices=[], elem_id=f"{prefix}-view", info="Click a cell for its tensor.",
+            allow_custom_value=True,
+        )  # fmt: skip
         plot = gr.Plot(show_label=False, container=False, elem_id=f"{prefix}-map")
         board = gr.HTML(
             js_on_load=_CLICKS.replace("MAP", f"{prefix}-map"),
@@ -140,7 +142,10 @@ def drawn(report: Report, view: str | None, cell: str) -> tuple[Any, ...]:
         kinshipview.scale_html(kinshipcharts.scale_of(report, chosen))
         + kinshipview.outside_html(report, place),
         kinshipview.cell_html(report, place),
-        kinshipcharts.changes_chart(report, tally, f"Sizes of the changes from {against}"),
+        gr.Plot(
+            kinshipcharts.changes_chart(report, tally, f"Sizes of the changes from {against}"),
+            visible=any(tally.moved),
+        ),
     )
 
 

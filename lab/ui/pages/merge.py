@@ -50,9 +50,11 @@ def build(services: Services) -> None:
             after = build_after(services, job, model_made(services), "lab-after")
             with gr.Column(elem_classes="lab-panel lab-chart", visible=False) as heat:
                 widgets.picture('<h2 class="lab-h2">What each layer gets</h2>')
+                # Any value: a check that is under way still has what could be drawn of the method before.
                 drawn = gr.Dropdown(
-                    label="Drawn", choices=["weight"], value="weight", elem_id="lab-merge-drawn"
-                )
+                    label="Drawn", choices=["weight"], value="weight", allow_custom_value=True,
+                    elem_id="lab-merge-drawn",
+                )  # fmt: skip
                 chart = gr.Plot(show_label=False, container=False, elem_id="lab-merge-heat")
             searching = mergesearch.lay_out(services)
             page = _Merge(services, parts)
