@@ -99,7 +99,7 @@ def measure() -> list[Row]:
     """Merge the tensor both ways with every method of METHODS."""
     reason, names = install(), {"SHAPE": SHAPE}
     exec(MAKE, names)  # the same lines run in mergekit's environment
-    stack = Stack(names["models"], names["base"])  # type: ignore[arg-type]
+    stack = Stack(names["models"], names["base"])  # type: ignore[arg-type]  # a dict of mixed values
     mine = {method: ours(method, stack) for method in METHODS}
     theirs = {}
     if not reason:

@@ -46,7 +46,10 @@ def arcee_fusion(models: Tensor, weights: Tensor) -> Tensor:  # noqa: ARG001  ev
 
 
 @merge_methods.streamed("arcee_fusion")
-def arcee_fusion_streamed(stack: Stack, weights: Tensor) -> Iterator[Tensor]:  # noqa: ARG001
+def arcee_fusion_streamed(
+    stack: Stack,
+    weights: Tensor,  # noqa: ARG001  every method has the same two
+) -> Iterator[Tensor]:
     """Merge in four passes over whole rows: divergences, the quartiles (two), then the sum."""
     columns = stack.shape[-1] if stack.shape else 1
     total = torch.Size(stack.shape).numel()

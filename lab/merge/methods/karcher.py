@@ -52,7 +52,7 @@ def karcher(
 @merge_methods.streamed("karcher")
 def karcher_streamed(
     stack: Stack,
-    weights: Tensor,  # noqa: ARG001
+    weights: Tensor,  # noqa: ARG001  all models have the same say
     *,
     max_iter: int,
     tol: float,

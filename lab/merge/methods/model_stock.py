@@ -54,7 +54,12 @@ def model_stock(
 
 
 @merge_methods.streamed("model_stock")
-def model_stock_streamed(stack: Stack, weights: Tensor, *, filter_wise: bool) -> Iterator[Tensor]:  # noqa: ARG001
+def model_stock_streamed(
+    stack: Stack,
+    weights: Tensor,  # noqa: ARG001  all models have the same say
+    *,
+    filter_wise: bool,
+) -> Iterator[Tensor]:
     """Merge in two passes: lengths and angles, then the mean; with an angle for each row in one."""
     if filter_wise and len(stack.shape) > 1:
         columns = stack.shape[-1]

@@ -19,13 +19,13 @@ def _scope(knobs: Knobs) -> Scope:
 
 def _read(stack: Stack, knobs: Knobs, known: Known, number: int) -> Tensor:  # noqa: ARG001  a `FirstPass.read`
     """Return each model's sum of squared deltas; mean(d^2) is that up to a factor that all models share."""
-    powers = [0.0] * len(next(iter(stack.chunks())))
+    powers = [0.0] * stack.models
     for rows in stack.chunks():
         powers = [power + torch.dot(row, row).item() for power, row in zip(powers, rows, strict=True)]
     return torch.tensor(powers, dtype=torch.float64)
 
 
-def _settle(total: Tensor, knobs: Knobs, known: Known, number: int) -> Known:  # noqa: ARG001
+def _settle(total: Tensor, knobs: Knobs, known: Known, number: int) -> Known:  # noqa: ARG001  one round
     whole = total.sum()
     return {"shares": total / whole if whole else torch.full_like(total, 1 / len(total))}
 
@@ -81,7 +81,7 @@ def varm(
 @merge_methods.streamed("varm")
 def varm_streamed(
     stack: Stack,
-    weights: Tensor,  # noqa: ARG001
+    weights: Tensor,  # noqa: ARG001  the changes say who counts
     *,
     granularity: Granularity,
     known: Known | None = None,

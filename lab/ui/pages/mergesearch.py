@@ -147,7 +147,7 @@ class _Search(Running):
         self.read: Read
         self.count = 0
 
-    def open(self, metric: str, request: gr.Request) -> tuple[Any, ...]:  # type: ignore[override]
+    def open(self, metric: str, request: gr.Request) -> tuple[Any, ...]:  # type: ignore[override]  # a search asks more
         """Offer the data, and find the search that the address names or that is under way."""
         return self.offer(metric, request), *super().open(request)
 
