@@ -5,15 +5,15 @@
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from lab.core.errors import BadInput
 from lab.core.job import Job, NewModel, Outcome, Shelf
+from lab.models.architecture import check_architecture
 from lab.models.catalog import expanded
 from lab.models.config import is_adapter, read_adapter_config
 from lab.models.ggufimport import check_gguf, convert_gguf, gguf_of
-from lab.models.headers import INDEX_FILE, TensorInfo, read_headers
+from lab.models.headers import INDEX_FILE, read_headers
 from lab.models.inspection import ModelFacts, check_adapter_fits, check_model_folder
 from lab.models.publish import full_disk_is_failure
 from lab.models.spec import ImportSpec
@@ -169,43 +169,3 @@ def _look_at_weights(folder: Path, job: Job) -> None:
         check_finite(weights, job.breathe)
     if not is_adapter(folder):
         check_architecture(folder)
-
-
-def check_architecture(folder: Path, tensors: Mapping[str, TensorInfo] | None = None) -> None:
-    """Compare the tensors with those of the architecture as transformers builds it.
-
-    Args:
-        folder: where config.json is.
-        tensors: what there is; the folder's own when None.
-
-    Raises:
-        BadInput: transformers doesn't know it, or expects a tensor that is missing or has another shape.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
-        raise BadInput(
-            f"config.json: transformers can't build this model ({str(error)[:200]}).",
-            "The lab works with architectures that transformers has.",
-            "Check the file, or choose another model.",
-        ) from None
-    have = read_headers(folder) if tensors is None else tensors
-    tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
-    for name, weight in model.state_dict().items():
-        if name not in have and name not in tied:
-            raise BadInput(
-                f"The tensor {name!r} is missing.",
-                f"{type(model).__name__} has it.",
-                "Copy the folder again.",
-            )
-        if name in have and have[name].shape != tuple(weight.shape):
-            raise BadInput(
-                f"{have[name].file.name}, tensor {name!r}: it is {have[name].shape}.",
-                f"{type(model).__name__} has it as {tuple(weight.shape)}.",
-                "Take config.json and weights from the same folder.",
-            )

@@ -382,3 +382,34 @@ def test_mergekit_makes_the_same_mixture(number: int, mergekit_s: Path, tmp_path
         torch.testing.assert_close(
             tensor, theirs[name], atol=1e-5, rtol=1e-5 if tensor.dtype == torch.float32 else 1e-2
         )
+
+
+# What becomes of a mixture ------------------------------------------------------------------------
+
+
+def test_a_mixture_is_imported_like_any_model_and_merged_with_another(tmp_path: Path):
+    from transformers import AutoModelForCausalLM
+
+    from lab.merge.recipe import read_recipe
+    from lab.merge.run import run as merge
+    from lab.models.importing import run as import_model
+    from lab.models.spec import ImportSpec
+
+    write_family(tmp_path, "llama")
+    for name, order in (("one", ("pirate", "sums")), ("two", ("sums", "pirate"))):
+        folder, _ = made(tmp_path, spec_of(order), tmp_path / f"job-{name}")
+        work = tmp_path / f"import-{name}"
+        work.mkdir()
+        job = FakeJob(tmp_path, folder=work)
+        taken = import_model(ImportSpec(path=str(folder), name=name), job).models[0].folder
+        taken.rename(tmp_path / name)
+    models = [{"model": name, "parameters": {"weight": 1}} for name in ("one", "two")]
+    spec = read_recipe(yaml.safe_dump({"merge_method": "linear", "models": models}), name="mean")
+    (tmp_path / "job").mkdir()
+    folder = merge(spec, FakeJob(tmp_path, folder=tmp_path / "job")).models[0].folder
+    mean = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    at = "model.layers.1.block_sparse_moe.experts.0.w2.weight"
+    torch.testing.assert_close(
+        mean["model.layers.1.mlp.experts.down_proj"][0], (one[at] + two[at]) / 2, atol=1e-6, rtol=0
+    )

@@ -4,17 +4,14 @@ import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from fakes import FakeJob, FakeShelf
-from tiny_models import Bench, Shape, weights_of, write_adapter, write_model, write_weights
+from tiny_models import Bench, Shape, weights_of, write_adapter, write_model
 
 from lab.core.errors import BadInput, Cancelled, JobFailed
 from lab.models import importing
-from lab.models.headers import read_headers
-from lab.models.importing import check, check_architecture, licence_of, run
+from lab.models.importing import check, licence_of, run
 from lab.models.inspection import check_model_folder
 from lab.models.spec import ImportSpec
 
@@ -129,35 +126,6 @@ class TestRun:
             run(ImportSpec(path=str(source), name="mine"), job)
         assert caught.value.code == "disk_full"
         assert not list((job.folder / "model").iterdir())
-
-
-class TestArchitecture:
-    def test_a_real_llama_passes(self, tiny: Path) -> None:
-        check_architecture(tiny)
-
-    def test_a_family_that_transformers_does_not_know_is_refused(self, tmp_path: Path) -> None:
-        folder = write_model(tmp_path / "m")
-        self.edit(folder, model_type="llamma")
-        with pytest.raises(BadInput, match="transformers can't build"):
-            check_architecture(folder)
-
-    def test_a_missing_tensor_is_named(self, tmp_path: Path) -> None:
-        folder = write_model(tmp_path / "m")
-        self.edit(folder, attention_bias=True)
-        with pytest.raises(BadInput, match=r"q_proj\.bias' is missing"):
-            check_architecture(folder)
-
-    def test_a_tensor_of_another_shape_is_named(self, tmp_path: Path) -> None:
-        folder = write_model(tmp_path / "m")
-        weights = {**weights_of(Shape(), 0), "model.norm.weight": torch.ones(65)}
-        write_weights(folder, weights)
-        assert read_headers(folder)["model.norm.weight"].shape == (65,)
-        with pytest.raises(BadInput, match=r"tensor 'model\.norm\.weight': it is \(65,\)"):
-            check_architecture(folder)
-
-    def edit(self, folder: Path, **changes: Any) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
 def test_a_model_without_card_has_an_unknown_licence(tiny: Path) -> None:
