@@ -24,6 +24,7 @@ from lab.merge.output import ShardFile, lay_out, write_index
 from lab.merge.plan import MergePlan, OutputTensor
 from lab.merge.reading import CHUNK, Reader, Scratch, TensorStack
 from lab.merge.statistics import Known
+from lab.models.inspection import HEAD
 from lab.models.weights import DTYPES
 
 _REPORT_SECONDS = 0.25
@@ -63,7 +64,9 @@ class Engine:
         self._work, self._recipe = work, recipe
         self._known: dict[str, Known] = {}
         self._found = found
-        self.shards = lay_out(plan.tensors, shard_bytes)
+        # The head, which may be the largest, comes first: at the end, one thread would be left alone with it.
+        tensors = sorted(plan.tensors, key=lambda tensor: tensor.name != HEAD)
+        self.shards = lay_out(tensors, shard_bytes)
         self._files = [ShardFile(shard, self.folder, records, recipe) for shard in self.shards]
         self._reader = Reader()
         self._local = threading.local()
@@ -106,7 +109,7 @@ class Engine:
             self._progress.tell(self._merged)
 
         for file in todo:
-            file.open(in_order=True)
+            file.open()
             for place in range(len(file.shard.tensors)):
                 self._write(file, place, tick)
             file.finish()
@@ -119,9 +122,9 @@ class Engine:
                 for file in todo:
                     left = _Countdown(len(file.shard.tensors))
                     opened = _Once(file.open)
-                    # The largest first, so that no thread is left alone with one at the end.
-                    order = sorted(range(left.count), key=lambda place: -file.shard.tensors[place].elements)
-                    futures |= {pool.submit(self._write_one, file, place, opened, left) for place in order}
+                    futures |= {
+                        pool.submit(self._write_one, file, n, opened, left) for n in range(left.count)
+                    }
                 while futures:
                     done, futures = wait(futures, timeout=_REPORT_SECONDS, return_when=FIRST_EXCEPTION)
                     for future in done:
@@ -136,6 +139,7 @@ class Engine:
         self._tick()
         opened()
         self._write(file, place, self._tick)
+        file.settle(place)
         if left.is_last():
             file.finish()
 

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 from lab.core.files import sync
 from lab.merge.plan import OutputTensor
 from lab.models.headers import INDEX_FILE, ITEM_BYTES, WEIGHT_FILES
+
+_PIECE = 1 << 20  # bytes that are hashed in one go, where they are read back
 
 SHARD_BYTES = 1_000_000_000
 """A shard is at most this long, unless a single tensor is longer."""
@@ -77,6 +80,9 @@ def write_index(shards: Sequence[Shard], folder: Path) -> None:
 class ShardFile:
     """One weight file while it is written. Threads may write different tensors at the same time.
 
+    It is hashed from start to end on the way: what is written in order as it is written, the rest when
+    the tensor is said to be whole. Two threads never hash, and none waits for another that does.
+
     Args:
         shard: what it will hold.
         folder: where the finished file goes.
@@ -90,7 +96,10 @@ class ShardFile:
         self._record = records / f"{shard.file}.json"
         self._recipe = recipe
         self._handle = -1
-        self._digest, self._digested = hashlib.sha256(), -1
+        self._digest, self._digested = hashlib.sha256(), 0
+        self._hashing = threading.Lock()
+        self._whole: set[int] = set()  # places of the tensors that are written
+        self._front = 0  # the first tensor that is not hashed whole
         self.sha256 = ""  # of the finished file
 
     def is_done(self) -> bool:
@@ -107,13 +116,8 @@ class ShardFile:
         except (OSError, ValueError):
             return False
 
-    def open(self, *, in_order: bool = False) -> None:
-        """Create the file at its full length and write its header.
-
-        Args:
-            in_order: whether the data will be written from start to end, and can be hashed on the way.
-        """
-        self._digested = 0 if in_order else -1
+    def open(self) -> None:
+        """Create the file at its full length and write its header."""
         self._handle = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         self._reserve()
         self.write(0, self.shard.header)
@@ -130,19 +134,49 @@ class ShardFile:
     def write(self, offset: int, data: Any) -> None:
         """Write bytes in place."""
         view = memoryview(data).cast("B")
-        if offset == self._digested:
-            self._digest.update(view)
-            self._digested += len(view)
+        if offset == self._digested and self._hashing.acquire(blocking=False):
+            try:
+                self._hash(offset, view)
+            finally:
+                self._hashing.release()
         while view:
             written = os.pwrite(self._handle, view, offset)
             offset, view = offset + written, view[written:]
 
+    def settle(self, place: int) -> None:
+        """Take note that a tensor is whole, and hash what is whole from the start on."""
+        self._whole.add(place)
+        if not self._hashing.acquire(blocking=False):
+            return
+        try:
+            while self._front in self._whole:
+                self._hash_back(self._end_of(self._front))
+                self._front += 1
+        finally:
+            self._hashing.release()
+
+    def _end_of(self, place: int) -> int:
+        return self.shard.starts[place] + self.shard.tensors[place].size_bytes
+
+    def _hash(self, offset: int, view: memoryview) -> None:
+        if offset == self._digested:  # still, now that nobody else hashes
+            self._digest.update(view)
+            self._digested += len(view)
+
+    def _hash_back(self, end: int) -> None:
+        """Hash up to a place, reading back what was written out of order."""
+        while self._digested < end:
+            piece = os.pread(self._handle, min(_PIECE, end - self._digested), self._digested)
+            self._digest.update(piece)
+            self._digested += len(piece)
+
     def finish(self) -> None:
-        """Sync, hash, rename and record the file."""
+        """Hash what is left, sync, rename and record the file, which is whole."""
+        with self._hashing:
+            self._hash_back(self.shard.size_bytes)
         os.fsync(self._handle)
         self.close()
-        in_order = self._digested == self.shard.size_bytes
-        self.sha256 = self._digest.hexdigest() if in_order else _sha256(self._part)
+        self.sha256 = self._digest.hexdigest()
         self._part.rename(self._final)
         sync(self._final.parent)
         waiting = self._record.with_suffix(".part")

@@ -38,6 +38,7 @@ class Filled:
         seed: of the random numbers of methods that draw.
         data: the dataset that each model reads first, for methods that learn from texts.
         recipe: mergekit YAML that replaces all of the above but the name; "" uses the form.
+        keeps_steps: whether the named merges on the way of a recipe are listed too.
         is_adapter: whether adapters are to become an adapter.
         rank: of that adapter, or nothing to let the method say.
         tokenizer: "union" or "base" for models of different vocabularies; None keeps the base's rows.
@@ -51,6 +52,7 @@ class Filled:
     knobs: Mapping[str, Any] = field(default_factory=dict)
     ranges: str = ""
     recipe: str = ""
+    keeps_steps: bool = False
     is_adapter: bool = False
     rank: int | None = None
     tokenizer: str | None = None
@@ -66,7 +68,7 @@ class Filled:
         if self.recipe.strip() and is_experts(self.recipe):
             return read_experts(self.recipe, name=self.name)
         if self.recipe.strip():
-            return read_recipe(self.recipe, name=self.name, tell=tell)
+            return read_recipe(self.recipe, name=self.name, tell=tell, keep_intermediates=self.keeps_steps)
         spec = self._stacked() if stacks_layers(self.method) else self._merged()
         return spec.as_adapter(self.rank) if self.is_adapter else spec
 
@@ -214,6 +216,11 @@ def _origin(plan: MergePlan) -> str:
         f"{plan.vocab:,} rows of vocabulary: the tokens of {plan.vocabulary.donor.ref}{new}; "
         f"settings come from {plan.donor.ref}"
     )
+
+
+def makes_steps(plan: MergePlan | AdapterPlan | ExpertsPlan) -> bool:
+    """Whether other merges are made first."""
+    return isinstance(plan, MergePlan) and bool(plan.before)
 
 
 def _steps(plan: MergePlan) -> list[str]:

@@ -43,6 +43,7 @@ class Parts:
     dtype: Any
     use_recipe: Any
     recipe: Any
+    keep: Any
     of_adapters: Any
     result: Any
     rank: Any
@@ -54,7 +55,7 @@ class Parts:
         """What a handler reads, in the order of `_Merge.read`."""
         return [
             self.method, self.base, self.name, self.dtype, self.ranges, self.use_recipe, self.recipe,
-            self.result, self.rank, self.tokenizer, self.data,
+            self.keep, self.result, self.rank, self.tokenizer, self.data,
             *self.models, *self.weights, *self.knobs.inputs,
         ]  # fmt: skip
 
@@ -76,10 +77,10 @@ def lay_out_form() -> tuple[Parts, list[Any], tuple[Any, Any]]:
     base_line = widgets.picture(elem_classes="lab-field-problem")
     name = gr.Textbox(label="Name of the result", max_lines=1, elem_id="lab-merge-name")
     name_line = widgets.picture(elem_classes="lab-field-problem")
-    dtype, use_recipe, recipe, recipe_line, tokenizer = _lay_out_advanced()
+    dtype, use_recipe, recipe, keep, recipe_line, tokenizer = _lay_out_advanced()
     parts = Parts(
         models, weights, rows, method, words, knobs, stack, drop, ranges, base, name, dtype,
-        use_recipe, recipe, of_adapters, result, rank, tokenizer, data,
+        use_recipe, recipe, keep, of_adapters, result, rank, tokenizer, data,
     )  # fmt: skip
     return parts, [model_line, base_line, name_line, recipe_line, recipe], buttons
 
@@ -126,7 +127,7 @@ def _lay_out_stack() -> tuple[Any, Any, Any]:
     return stack, drop, ranges
 
 
-def _lay_out_advanced() -> tuple[Any, Any, Any, Any, Any]:
+def _lay_out_advanced() -> tuple[Any, Any, Any, Any, Any, Any]:
     """Make the folded part: precision, the recipe as YAML, and the line for problems with it."""
     with gr.Accordion("Advanced", open=False, elem_classes="lab-accordion"):
         dtype = gr.Dropdown(label="Precision of the result", choices=[KEEP, *get_args(Dtype)], value=KEEP)
@@ -144,7 +145,11 @@ def _lay_out_advanced() -> tuple[Any, Any, Any, Any, Any]:
             elem_id="lab-merge-yaml", buttons=["copy"],
             info="The form writes it; paste yours for gradients, filters, slices, or experts (mergekit-moe).",
         )  # fmt: skip
-    return dtype, use_recipe, recipe, line, tokenizer
+        keep = gr.Checkbox(
+            label="List the merges on the way too", value=False, visible=False, elem_id="lab-merge-keep",
+            info="Else they are made in the job's folder, and go with it.",
+        )  # fmt: skip
+    return dtype, use_recipe, recipe, keep, line, tokenizer
 
 
 def _lay_out_knobs() -> form.SharedForm:

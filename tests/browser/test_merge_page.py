@@ -84,6 +84,21 @@ def test_a_pasted_mixture_of_experts_is_planned(merge: Page) -> None:
     expect(merge.locator("#lab-merge-heat")).to_be_hidden()
 
 
+def test_merges_on_the_way_are_listed_too_where_somebody_ticks_that(lab: RunningLab, merge: Page) -> None:
+    keep = merge.locator("#lab-merge-keep")
+    expect(keep).to_be_hidden()
+    merge.locator("#lab-merge-name input, #lab-merge-name textarea").fill("tall")
+    paste(
+        merge, f"name: short\n{GRADIENT}---\n" + GRADIENT.replace(STARTER, "short").replace("28, 30", "2, 4")
+    )
+    expect(keep).to_be_visible()
+    keep.get_by_role("checkbox").check()
+    expect(merge.locator("#lab-merge-plan")).to_contain_text("one merge is made first")
+    merge.locator("#lab-merge-start").click()
+    expect(merge.get_by_text("Compare with its parents")).to_be_visible(timeout=90_000)
+    assert {"tall", "tall-short"} <= {row.name for row in lab.store.models.list()}
+
+
 def test_on_a_slow_machine_a_name_typed_while_the_page_opens_stays(lab: RunningLab, page: Page) -> None:
     page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
     held: list[Route] = []

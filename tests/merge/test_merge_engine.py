@@ -1,6 +1,8 @@
 """The streaming engine on tiny models: right to the bit, resumed after a kill, the same on any threads."""
 
 import json
+from hashlib import sha256
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from lab.core.spec import spec_sha256
 from lab.merge.check import prepare
 from lab.merge.engine import Engine
 from lab.merge.methods.ties import ties
+from lab.merge.output import ShardFile, lay_out
 from lab.merge.run import run
 from lab.merge.spec import MergeSpec, merge_of, upscaled
 
@@ -88,8 +91,8 @@ def test_a_merge_reports_progress_and_leaves_config_tokenizer_card_and_recipe(
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "sce", "task_arithmetic"])
-def test_any_number_of_threads_gives_the_same_bytes(
-    family: TinyShelf, job: TinyJob, tmp_path: Path, method: str
+def test_any_number_of_threads_gives_the_same_bytes_and_tells_their_digests(
+    family: TinyShelf, job: TinyJob, tmp_path: Path, method: str, chunk: int
 ):
     spec = three(method)
     results = []
@@ -97,8 +100,26 @@ def test_any_number_of_threads_gives_the_same_bytes(
         engine = engine_for(spec, job, tmp_path / f"threads{threads}", threads)
         engine.run(job)
         results.append(files_of(engine.folder))
+        for name, digest in engine.digests.items():
+            assert digest == sha256(results[-1][name]).hexdigest()
     assert len(results[0]) > 3
     assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_file_s_digest_does_not_depend_on_the_order_in_which_its_tensors_are_written(
+    family: TinyShelf, job: TinyJob, tmp_path: Path, order: tuple[int, ...]
+):
+    [shard, *_] = lay_out(prepare(three("linear"), job).tensors[:3])
+    file = ShardFile(shard, tmp_path, tmp_path, "recipe")
+    file.open()
+    for place in order:
+        size, start = shard.tensors[place].size_bytes, shard.starts[place]
+        file.write(start + size // 2, bytes(size - size // 2))
+        file.write(start, bytes([place + 1]) * (size // 2))
+        file.settle(place)
+    file.finish()
+    assert file.sha256 == sha256((tmp_path / shard.file).read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -282,8 +303,6 @@ def test_memory_holds_a_few_chunks_not_a_tensor(
 
 
 def test_the_digests_told_are_those_of_the_files(family: TinyShelf, job: TinyJob):
-    from hashlib import sha256
-
     (model,) = run(three("sce"), job).models
     assert model.digests == {
         "model.safetensors": sha256((model.folder / "model.safetensors").read_bytes()).hexdigest()

@@ -59,6 +59,14 @@ def test_yaml_replaces_the_form_but_not_the_name() -> None:
     assert spec.models[1].parameters["weight"] == (0, 1)
 
 
+def test_merges_on_the_way_are_listed_where_that_is_asked() -> None:
+    step = "merge_method: linear\nmodels: [{model: x, parameters: {weight: 1}}]\n"
+    recipe = f"name: half\n{step}---\n{step.replace('x', 'half')}"
+    filled = Filled("ties", (), name="xy", recipe=recipe, keeps_steps=True)
+    assert filled.spec().models_made() == ("xy-half", "xy")
+    assert Filled("ties", (), name="xy", recipe=recipe).spec().models_made() == ("xy",)
+
+
 def test_adapters_become_an_adapter_where_that_is_asked() -> None:
     filled = Filled("linear", (("a", 1.0), ("b", 1.0)), name="ab", is_adapter=True, rank=8)
     assert (filled.spec().result, filled.spec().rank) == ("adapter", 8)

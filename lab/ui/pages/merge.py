@@ -60,7 +60,7 @@ def build(services: Services) -> None:
             page = _Merge(services, parts)
             insight = build_insight(services, page.read, parts)
     name = Offer(parts.name)
-    told = [outcome, heat, chart, drawn, *lines[:-1], page.recipe.component, gr.State(""), start]
+    told = [outcome, heat, chart, drawn, *lines[:-1], parts.keep, page.recipe.component, gr.State(""), start]
     _bind_form(page, parts, told, count, buttons)
     live = page.live
     opened = when_page_opens(
@@ -261,7 +261,7 @@ class _Merge:
             return (
                 _ALONE if alone else mergeform.problems_html(problems), gr.Column(visible=False),
                 gr.skip(), gr.skip(),
-                *_lines(problems, is_recipe=bool(filled.recipe)), None, gr.skip(),
+                *_lines(problems, is_recipe=bool(filled.recipe)), gr.skip(), None, gr.skip(),
                 gr.Button(interactive=False),
             )  # fmt: skip
         picture, names, what = mergeform.heat_map(plan, given[-2])
@@ -271,8 +271,8 @@ class _Merge:
         return (
             mergeform.plan_html(plan), gr.Column(visible=bool(names)), picture,
             gr.Dropdown(choices=names, value=what, visible=len(names) > 1),
-            *_lines([], is_recipe=bool(filled.recipe), notes=notes), recipe, written,
-            gr.Button(interactive=True),
+            *_lines([], is_recipe=bool(filled.recipe), notes=notes),
+            gr.Checkbox(visible=mergeform.makes_steps(plan)), recipe, written, gr.Button(interactive=True),
         )  # fmt: skip
 
     def start(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
@@ -295,7 +295,7 @@ class _Merge:
     def read(self, given: Sequence[Any]) -> mergeform.Filled:
         """Read the components' values, in the order of `Parts.inputs`."""
         method, base, name, dtype, ranges, use_recipe, recipe, *rest = given
-        (result, rank, tokenizer, data), rest = rest[:4], rest[4:]
+        (keep, result, rank, tokenizer, data), rest = rest[:5], rest[5:]
         models, weights, knobs = (
             rest[:MOST_INPUTS],
             rest[MOST_INPUTS : 2 * MOST_INPUTS],
@@ -315,6 +315,7 @@ class _Merge:
             knobs=settings,
             ranges=ranges or "",
             recipe=recipe if use_recipe else "",
+            keeps_steps=bool(keep),
             is_adapter=result == ADAPTER and bool(is_offered),
             rank=rank or None,
             tokenizer=tokenizer or None,
