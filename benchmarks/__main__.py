@@ -19,6 +19,7 @@ BENCHMARKS = {
     "training": "training tokens per second against a bare trainer",
     "merge_vs_mergekit": "merges against mergekit",
     "merge_tensors": "one tensor merged, against mergekit",
+    "live_merge": "the starter model merged anew in memory, on Compare",
     "scoring": "scoring against a bare scorer",
 }
 """Every benchmark module and its title. A module has `measure() -> list[Row]`."""

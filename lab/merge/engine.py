@@ -22,7 +22,7 @@ from lab.merge.draws import Draws
 from lab.merge.gathering import first_share, gather
 from lab.merge.output import ShardFile, lay_out, write_index
 from lab.merge.plan import MergePlan, OutputTensor
-from lab.merge.reading import CHUNK, Reader, Scratch, TensorStack
+from lab.merge.reading import CHUNK, Memory, Reader, Scratch, TensorStack
 from lab.merge.statistics import Known
 from lab.models.inspection import HEAD
 from lab.models.weights import DTYPES
@@ -198,6 +198,7 @@ def merged_chunks(
     scratch: Scratch,
     tick: Callable[[], None],
     known: Known | None = None,
+    memory: Memory | None = None,
 ) -> Iterator[Tensor]:
     """Merge one tensor in float32 and yield it in the result's dtype, chunk after chunk.
 
@@ -208,11 +209,12 @@ def merged_chunks(
         scratch: this thread's buffers; a chunk lies in them and is yours only until the next.
         tick: called before each chunk of each pass; may raise to stop.
         known: what a first pass over many tensors found out, for methods that have one.
+        memory: keeps what is found out about one tensor, where the same models are merged often.
 
     Raises:
         JobFailed: a weight is not finite, or a result is too large for its dtype.
     """
-    stack = TensorStack(tensor, reader, scratch, tick)
+    stack = TensorStack(tensor, reader, scratch, tick, memory)
     knobs = {**tensor.knobs, **({} if known is None else {"known": known})}
     draws = Draws(plan.seed, tensor.name)
     for merged in plan.method.stream(stack, torch.tensor(tensor.weights), knobs, draws):

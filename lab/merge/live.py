@@ -17,7 +17,7 @@ from lab.core.errors import BadInput, JobFailed
 from lab.core.job import Device
 from lab.merge.engine import keep_freed_memory, merged_chunks
 from lab.merge.plan import MergePlan, OutputTensor
-from lab.merge.reading import Reader, Scratch
+from lab.merge.reading import Memory, Reader, Scratch
 from lab.merge.siblings import LiveRecipe
 from lab.models.headers import TensorInfo
 from lab.models.runtime import Loaded, ModelCache, load
@@ -81,6 +81,7 @@ class LiveModel:
         self._reader = HeldReader()
         for info in recipe.tensors.values():
             self._reader.flat(info)
+        self._memory = Memory()  # of what a method looks for before it merges
         self._local = threading.local()
         self._turn = threading.Condition()
         self._users, self._stands = 0, ""
@@ -168,7 +169,9 @@ class LiveModel:
             _copy(tensor, target, self._reader)
             return
         at = 0
-        for chunk in merged_chunks(plan, tensor, self._reader, self._scratch(plan), tick):
+        for chunk in merged_chunks(
+            plan, tensor, self._reader, self._scratch(plan), tick, memory=self._memory
+        ):
             target[at : at + len(chunk)].copy_(chunk)
             at += len(chunk)
 

@@ -5,10 +5,11 @@ Knows how an adapter is folded in: W + scale * B @ A, for the rows of the chunk 
 
 import mmap
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from lab.core.errors import JobFailed
 from lab.merge.ingredients import Fold
 from lab.merge.plan import OutputTensor, Part
+from lab.merge.registry import Found
 from lab.merge.rows import RelaidValues
 from lab.models.headers import TensorInfo
 from lab.models.weights import DTYPES
@@ -97,6 +99,23 @@ class Scratch:
         return self._rounded[dtype]
 
 
+class Memory:
+    """Keeps what was found out about values that don't change. Threads may share one."""
+
+    def __init__(self, most: int = 1 << 14) -> None:
+        self._known: dict[Hashable, Any] = {}
+        self._most = most
+
+    def recall(self, key: Hashable, find: Callable[[], Found]) -> Found:
+        """Return what is known by that key, or else what `find` finds."""
+        if key not in self._known:
+            if len(self._known) >= self._most:
+                self._known.clear()
+            self._known[key] = find()
+        found: Found = self._known[key]
+        return found
+
+
 class TensorStack:
     """One tensor in all its models, as the chunks that merge methods read (`registry.Stack`).
 
@@ -107,12 +126,18 @@ class TensorStack:
         reader: where values come from.
         scratch: the buffers to read into.
         tick: called before each chunk; may raise to stop.
+        memory: keeps what is found out about the values, where they are merged often.
     """
 
     def __init__(
-        self, tensor: OutputTensor, reader: Reader, scratch: Scratch, tick: Callable[[], None]
+        self,
+        tensor: OutputTensor,
+        reader: Reader,
+        scratch: Scratch,
+        tick: Callable[[], None],
+        memory: "Memory | None" = None,
     ) -> None:
-        self._tensor, self._scratch, self._tick = tensor, scratch, tick
+        self._tensor, self._scratch, self._tick, self._memory = tensor, scratch, tick, memory
         self._reader = reader
         self._inputs = [_values_of(part, tensor, reader) for part in tensor.inputs]
         self._base = _values_of(tensor.base, tensor, reader) if tensor.base else None
@@ -165,6 +190,14 @@ class TensorStack:
         step = self._tensor.elements // count | 1  # odd: no even number of columns falls in step with it
         rows = torch.stack([values.sample(step) for values in self._inputs])
         return rows.sub_(self._base.sample(step)) if self._base else rows
+
+    def recall(self, what: Hashable, find: Callable[[], Found]) -> Found:
+        """Return what `find` finds out about these values, or what the memory has of them."""
+        if self._memory is None:
+            return find()
+        parts = (*self._tensor.inputs, self._tensor.base)
+        values = tuple((part.info.file, part.info.start, part.model.ref) for part in parts if part)
+        return self._memory.recall((what, self.models, values), find)
 
     def _drop(self) -> None:
         for values in (*self._inputs, self._base) if self._base else self._inputs:

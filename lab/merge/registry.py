@@ -6,10 +6,10 @@ nothing of files; a method sees tensors and numbers only.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, create_model
 from pydantic.fields import FieldInfo
@@ -19,6 +19,8 @@ from lab.core.spec import Spec
 from lab.merge.draws import Draws
 from lab.merge.statistics import DATA, READS_TEXT, Calibrated, Calibration, FirstPass
 from lab.models.lazytorch import Tensor, torch
+
+Found = TypeVar("Found")
 
 Space = Literal["delta", "weight"]
 """What a method is given: tuned minus base ("delta"), or the models' values as they are ("weight")."""
@@ -64,6 +66,15 @@ class Stack(Protocol):
         """Return about so many elements from all over the tensor, the same of each model.
 
         Shape (models, any), float32.
+        """
+        ...
+
+    def recall(self, what: Hashable, find: Callable[[], Found]) -> Found:
+        """Return what `find` finds out about these values, or found before where they are merged often.
+
+        Args:
+            what: names it, with every number that it depends on besides the values.
+            find: finds it; what it returns is not to be changed.
         """
         ...
 

@@ -1,5 +1,7 @@
 """Text that a page proposes for a field: the browser takes it only while nobody has written there.
 
+Free is a field that is empty, or that still has the proposal taken last.
+
 What a handler returns for a field was decided when it was asked; on a slow browser somebody has typed
 meanwhile. So a proposal goes to a component that nobody sees, and the browser itself decides.
 """
@@ -9,9 +11,11 @@ from typing import Any
 import gradio as gr
 
 _TAKE = """(offer, now) => {
-  const stands = (now ?? "").trim();
-  const isFree = offer && (stands === "" || offer.over.includes(now));
-  return isFree && offer.text !== now ? offer.text : {__type__: "update"};
+  const taken = (window.labOffersTaken ??= {}), stands = (now ?? "").trim();
+  const isFree = offer && (stands === "" || now === taken[FIELD] || offer.over.includes(now));
+  if (!isFree) return {__type__: "update"};
+  taken[FIELD] = offer.text;
+  return offer.text !== now ? offer.text : {__type__: "update"};
 }"""
 
 
@@ -29,8 +33,9 @@ class Offer:
     def after(self, event: Any) -> Any:
         """Let the browser decide when an event that returned a proposal has ended; return what follows on."""
         return event.then(
-            None, [self.component, self.field], [self.field], js=_TAKE, show_progress="hidden", queue=False
-        )
+            None, [self.component, self.field], [self.field],
+            js=_TAKE.replace("FIELD", str(self.field._id)), show_progress="hidden", queue=False,
+        )  # fmt: skip
 
 
 def offered(text: str | None, *over: str) -> dict[str, Any] | None:
@@ -38,6 +43,6 @@ def offered(text: str | None, *over: str) -> dict[str, Any] | None:
 
     Args:
         text: the proposal; None for none, which must be sent too: a skip would repeat the last one.
-        over: what it may replace besides nothing, such as the proposal before.
+        over: what else it may replace, such as the text that it was made from.
     """
     return None if text is None else {"text": text, "over": list(over)}

@@ -1,13 +1,13 @@
 """What holds for every merge method, whoever wrote it. The tests of docs/merge-methods.md use it too."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lab.merge.draws import Draws
-from lab.merge.registry import MergeMethod
+from lab.merge.registry import Found, MergeMethod
 
 PARTIAL = ("arcee_fusion", "nearswap")
 """Methods that take over a part of what one model changed, and so don't give that model back."""
@@ -30,6 +30,9 @@ class Chunked:
 
     def sample(self, count: int) -> Tensor:
         return self._rows[:, :: self._rows.shape[1] // count | 1].clone()
+
+    def recall(self, what: Hashable, find: Callable[[], Found]) -> Found:
+        return find()
 
 
 DROPS_WHAT_IS_COMMON = {"pcb"}

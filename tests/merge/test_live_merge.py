@@ -14,6 +14,7 @@ from tiny_models import Bench
 from lab.core.errors import BadInput, Cancelled, JobFailed
 from lab.merge import run as on_disk
 from lab.merge.live import LiveModel, open_live
+from lab.merge.reading import TensorStack
 from lab.merge.registry import merge_methods
 from lab.merge.siblings import LiveRecipe
 from lab.merge.spec import MergeSpec, merge_of
@@ -84,6 +85,31 @@ class TestSameNumbers:
             assert not same(before, numbers(live.loaded.model))
         with live.merged(first):
             assert same(before, numbers(live.loaded.model))
+
+    @pytest.mark.parametrize("method", ["ties", "breadcrumbs"])
+    def test_a_moved_weight_looks_for_no_cut_again_and_a_moved_density_does(
+        self, method: str, make_job: MakeJob, bench_shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        live, first = live_of(recipe_of(method, knobs={"density": 0.4}), bench_shelf)
+        passes: list[int] = []
+        read = TensorStack.chunks
+        monkeypatch.setattr(
+            TensorStack, "chunks", lambda stack, multiple=1: passes.append(1) or read(stack, multiple)
+        )
+
+        def passes_for(*models: tuple[str, float], density: float) -> int:
+            spec = recipe_of(method, *models, knobs={"density": density})
+            passes.clear()
+            with live.merged(LiveRecipe.find(spec, bench_shelf)):
+                count = len(passes)
+                assert same(numbers(live.loaded.model), kept(spec, make_job()))
+            return count
+
+        once = len(first.plan.tensors)
+        assert passes_for(("pirate", 0.3), ("sums", 0.7), density=0.4) >= 2 * once
+        assert passes_for(("pirate", 0.9), ("sums", 0.7), density=0.4) == once
+        assert passes_for(("sums", 0.7), ("pirate", 0.9), density=0.4) >= 2 * once
+        assert passes_for(("pirate", 0.9), ("sums", 0.7), density=0.6) >= 2 * once
 
 
 class TestMergingOnlyWhenNeeded:

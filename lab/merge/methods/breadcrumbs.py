@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from lab.merge.registry import PerModel, Stack, Streamed, for_each, merge_methods
-from lab.merge.selection import keep_largest, sample_size, several_cuts
+from lab.merge.selection import Cut, keep_largest, sample_size, several_cuts
 from lab.merge.sparse import (
     Density,
     Lambda,
@@ -138,8 +138,12 @@ def _streamed(*, elect: bool) -> Streamed:
     ) -> Iterator[Tensor]:
         total = torch.Size(stack.shape).numel()
         bands = _bands(density, gamma, len(weights), total)
-        sample = stack.sample(sample_size(total)).abs_()
-        cuts = several_cuts(lambda: (chunk.abs_() for chunk in stack.chunks()), bands, total, sample)
+
+        def find() -> list[list[Cut]]:
+            sample = stack.sample(sample_size(total)).abs_()
+            return several_cuts(lambda: (chunk.abs_() for chunk in stack.chunks()), bands, total, sample)
+
+        cuts = stack.recall(("breadcrumbs", *bands), find)
 
         def new_trim() -> Trim:
             fresh = [(top.copy(), both.copy()) for top, both in cuts]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from lab.merge.registry import Stack, for_each, merge_methods
-from lab.merge.selection import keep_largest, largest_cuts, sample_size
+from lab.merge.selection import Cut, keep_largest, largest_cuts, sample_size
 from lab.merge.sparse import (
     Density,
     Lambda,
@@ -72,8 +72,12 @@ def ties_streamed(
     """Merge in two passes, four at worst: find each model's cut, then trim, elect and sum."""
     total = torch.Size(stack.shape).numel()
     counts = kept_counts(for_each(density, len(weights)), total)
-    sample = stack.sample(sample_size(total)).abs_()
-    cuts = largest_cuts(lambda: (chunk.abs_() for chunk in stack.chunks()), counts, total, sample)
+
+    def find() -> list[Cut]:
+        sample = stack.sample(sample_size(total)).abs_()
+        return largest_cuts(lambda: (chunk.abs_() for chunk in stack.chunks()), counts, total, sample)
+
+    cuts = stack.recall(("ties", *counts), find)
 
     def new_trim() -> Trim:
         fresh = [cut.copy() for cut in cuts]

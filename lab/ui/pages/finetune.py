@@ -54,19 +54,21 @@ def build(services: Services) -> None:
         estimate = widgets.picture(elem_id="lab-tune-estimate")
         start = gr.Button("Start fine-tuning", variant="primary", elem_id="lab-tune-start", interactive=False)
     inputs = [dataset, model, method, name, *page.form.inputs]
-    told = [estimate, start, recipe, *page.form.lines]
+    page.recipe = Offer(recipe)
+    told = [estimate, start, page.recipe.component, *page.form.lines]
     choices = gr.State(())
     timer = gr.Timer(1)
     job, learning = _lay_out_learning(services)
     suggested, offer = gr.State(""), Offer(name)
     page.bind_checks(inputs, told, suggested, offer)
-    use_recipe.click(
+    filled = use_recipe.click(
         page.use_recipe,
         [recipe],
         [recipe_line, suggested, *inputs, *told],
         api_name="tune_recipe",
         show_progress="hidden",
     )
+    page.recipe.after(filled)
     when_page_opens(page.open, None, [model, choices], "tune_open")
     when_page_opens(page.offer_devices, None, [several_row], "tune_devices")
     models = Part(page.choices, [choices], [model, choices])
@@ -135,13 +137,14 @@ class _Finetune:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.form = form.Form(())
+        self.recipe: Any = None  # the offer of the recipe's box, once it is laid out
 
     def bind_checks(self, inputs: list[Any], told: list[Any], suggested: Any, offer: Offer) -> None:
         """Check the form when somebody changes it, and when a dataset was chosen for them."""
         dataset, model, _, name = inputs[:4]
         typed = [form.edited(one) for one in inputs if one not in (dataset, model)]
         typed.append(model.change)  # the page chooses it when the first model comes
-        gr.on(
+        changed = gr.on(
             typed,
             self.check,
             inputs,
@@ -150,6 +153,7 @@ class _Finetune:
             show_progress="hidden",
             trigger_mode="always_last",
         )
+        self.recipe.after(changed)
         named = dataset.change(
             self.suggest,
             [dataset, name, suggested],
@@ -158,7 +162,10 @@ class _Finetune:
             show_progress="hidden",
             trigger_mode="always_last",
         )
-        offer.after(named).then(self.check, inputs, told, api_name="tune_check_data", show_progress="hidden")
+        after = offer.after(named).then(
+            self.check, inputs, told, api_name="tune_check_data", show_progress="hidden"
+        )
+        self.recipe.after(after)
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """Offer the models that can be tuned."""
@@ -187,7 +194,7 @@ class _Finetune:
         missing = [words for value, words in ((dataset, "examples"), (model, "a model")) if not value]
         if missing:
             words = widgets.note(f"Choose {listed(missing)} first.")
-            return words, gr.Button(interactive=False), gr.skip(), *self.form.problems([])
+            return words, gr.Button(interactive=False), None, *self.form.problems([])
         try:
             spec = self._spec(dataset, model, method, name, given)
         except ValidationError as error:
@@ -200,10 +207,11 @@ class _Finetune:
             spec = read_recipe(text or "")
             self._must_be_offered(spec, request)
         except (ValidationError, LabError) as error:
-            skipped = (gr.skip() for _ in range(8 + 2 * len(self.form.inputs)))
-            return widgets.problem_list(problems_of(error)), *skipped
+            knobs = len(self.form.inputs)
+            before, after = ((gr.skip() for _ in range(count)) for count in (7 + knobs, knobs))
+            return widgets.problem_list(problems_of(error)), *before, None, *after
         filled = (spec.dataset, spec.model, spec.method, spec.name, *self.form.filled(spec.model_dump()))
-        return "", "", *filled, *self._checked(spec, request)
+        return "", "", *filled, *self._checked(spec, request, text)
 
     def start(
         self, request: gr.Request, dataset: str, model: str, method: str, name: str, *given: Any
@@ -247,20 +255,20 @@ class _Finetune:
         free = free_name(f"{(dataset or 'my')[:50]}-lora", taken)
         return offered(free, suggested), free
 
-    def _checked(self, spec: TuneSpec, request: gr.Request) -> tuple[Any, ...]:
+    def _checked(self, spec: TuneSpec, request: gr.Request, *over: str) -> tuple[Any, ...]:
         """Return what the form is told about a spec: estimate, button, recipe and the fields' problems."""
         try:
             estimate: Any = self.services.desk.check(spec, self.services.who(request).name)
         except (ValidationError, LabError) as error:
-            return self._refused(error, write_recipe(spec))
-        words = widgets.note(estimate.words)
-        return words, gr.Button(interactive=True), write_recipe(spec), *self.form.problems([])
+            return self._refused(error, write_recipe(spec), *over)
+        recipe = offered(write_recipe(spec), *over)
+        return widgets.note(estimate.words), gr.Button(interactive=True), recipe, *self.form.problems([])
 
-    def _refused(self, error: ValidationError | LabError, recipe: str) -> tuple[Any, ...]:
+    def _refused(self, error: ValidationError | LabError, recipe: str, *over: str) -> tuple[Any, ...]:
         """Return what the form is told when it can't be: each problem is shown beside its field."""
         problems = problems_of(error)
         rest = widgets.problem_list(self.form.rest(problems))
-        return rest, gr.Button(interactive=False), recipe, *self.form.problems(problems)
+        return rest, gr.Button(interactive=False), offered(recipe, *over), *self.form.problems(problems)
 
     def _spec(self, dataset: str, model: str, method: str, name: str, given: Sequence[Any]) -> TuneSpec:
         return TuneSpec.model_validate(
