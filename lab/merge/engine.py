@@ -214,7 +214,8 @@ def merged_chunks(
     Raises:
         JobFailed: a weight is not finite, or a result is too large for its dtype.
     """
-    stack = TensorStack(tensor, reader, scratch, tick, memory)
+    is_late = plan.method.shows_faults  # what is wrong in a model is seen in the result, and looked for then
+    stack = TensorStack(tensor, reader, scratch, tick, memory, is_trusted=is_late)
     knobs = {**tensor.knobs, **({} if known is None else {"known": known})}
     draws = Draws(plan.seed, tensor.name)
     for merged in plan.method.stream(stack, torch.tensor(tensor.weights), knobs, draws):
@@ -223,7 +224,10 @@ def merged_chunks(
             values = torch.add(merged, stack.base, out=scratch.merged[:size])
         rounded[:size].copy_(values)
         # Only float16 is narrower than float32, whose sum takes a third of the time.
-        _must_be_finite(rounded[:size] if rounded.dtype == torch.float16 else values, tensor)
+        if not _is_finite(rounded[:size] if rounded.dtype == torch.float16 else values):
+            if is_late:
+                stack.look()
+            raise _blown_up(tensor)
         yield rounded[:size]
 
 
@@ -272,20 +276,22 @@ class _Countdown:
             return self._left == 0
 
 
-def _must_be_finite(values: torch.Tensor, tensor: OutputTensor) -> None:
-    """Refuse merged values that are not finite, before they are written.
+def _is_finite(values: torch.Tensor) -> bool:
+    """Whether all merged values are finite.
 
     A sum is finite only when all numbers are, and cheap; where finite ones overflow it, the exact test
     decides.
     """
-    if isfinite(values.sum(dtype=torch.float32).item()) or values.isfinite().all():
-        return
+    return isfinite(values.sum(dtype=torch.float32).item()) or bool(values.isfinite().all())
+
+
+def _blown_up(tensor: OutputTensor) -> JobFailed:
     if tensor.dtype == "F16":
-        raise JobFailed(
+        return JobFailed(
             "overflow",
             f"The merged values of {tensor.name} are too large for float16. Choose bfloat16 or float32.",
         )
-    raise JobFailed(
+    return JobFailed(
         "not_finite",
         f"The merged values of {tensor.name} are NaN or infinite, though every model's are finite: the "
         "weights or knobs blow them up. Choose smaller weights.",

@@ -127,6 +127,7 @@ class TensorStack:
         scratch: the buffers to read into.
         tick: called before each chunk; may raise to stop.
         memory: keeps what is found out about the values, where they are merged often.
+        is_trusted: whether the first pass needs no look for what is not finite.
     """
 
     def __init__(
@@ -136,12 +137,14 @@ class TensorStack:
         scratch: Scratch,
         tick: Callable[[], None],
         memory: "Memory | None" = None,
+        *,
+        is_trusted: bool = False,
     ) -> None:
         self._tensor, self._scratch, self._tick, self._memory = tensor, scratch, tick, memory
         self._reader = reader
         self._inputs = [_values_of(part, tensor, reader) for part in tensor.inputs]
         self._base = _values_of(tensor.base, tensor, reader) if tensor.base else None
-        self._is_checked = False
+        self._is_checked = is_trusted
         self.base: Tensor | None = None
 
     @property
@@ -198,6 +201,16 @@ class TensorStack:
         parts = (*self._tensor.inputs, self._tensor.base)
         values = tuple((part.info.file, part.info.start, part.model.ref) for part in parts if part)
         return self._memory.recall((what, self.models, values), find)
+
+    def look(self) -> None:
+        """Read everything once more, and look for what is not finite.
+
+        Raises:
+            JobFailed: a model holds a NaN or an infinity in this tensor.
+        """
+        self._is_checked = False
+        for _ in self.chunks():
+            pass
 
     def _drop(self) -> None:
         for values in (*self._inputs, self._base) if self._base else self._inputs:

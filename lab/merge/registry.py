@@ -99,6 +99,8 @@ class MergeMethod:
         weighted: whether the models have weights.
         base: what a base is to it.
         elementwise: whether each element of the result depends on the same element of the models only.
+        shows_faults: whether any NaN or infinity among the models' elements makes the result's NaN or
+            infinite: then looking at the result is enough.
         nanoseconds: what an element of one model takes on one core, for the estimate; measured.
         is_random: whether it takes `draws`, its random numbers.
         statistics: what it has to know of many tensors first; the function is given it as `known`.
@@ -117,6 +119,7 @@ class MergeMethod:
     weighted: bool = True
     base: Role = "none"
     elementwise: bool = False
+    shows_faults: bool = False
     nanoseconds: float = 20.0
     is_random: bool = False
     statistics: FirstPass | None = None
@@ -211,8 +214,8 @@ class MergeMethods(Registry[MergeMethod]):
             source: the paper or project it is from, such as "arXiv:2306.01708".
             space: "delta" to be given tuned minus base, "weight" to be given the models' values.
             models: the least and the most models it takes.
-            traits: `use` (when to use it, if the docstring's first line doesn't say), `weighted`,
-                `base`, `elementwise`, `nanoseconds`, `statistics` and `calibration`: see `MergeMethod`.
+            traits: `use` (when to use it, if the docstring's first line doesn't say), `weighted`, `base`,
+                `elementwise`, `shows_faults`, `nanoseconds`, `statistics`, `calibration`: see `MergeMethod`.
         """
 
         def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -1,6 +1,7 @@
 """What holds for every merge method, whoever wrote it. The tests of docs/merge-methods.md use it too."""
 
 from collections.abc import Callable, Hashable, Iterator
+from itertools import product
 from typing import Any
 
 import torch
@@ -67,6 +68,16 @@ def check_everything(method: MergeMethod) -> None:
         no_change_leaves_the_base(method, count)
         chunks_give_what_the_whole_gives(method, count)
         order_of_equal_models_does_not_matter(method, count)
+        faults_show_where_that_is_said(method, count)
+
+
+def faults_show_where_that_is_said(method: MergeMethod, count: int) -> None:
+    if not method.shows_faults:
+        return
+    for place, bad, weight in product(range(count), (float("nan"), float("inf"), -float("inf")), (0.0, 1.0)):
+        rows, weights = some_rows(count), torch.ones(count)
+        rows[place, 2, 3], weights[place] = bad, weight if count > 1 else 1.0
+        assert not merge(method, rows, weights)[2, 3].isfinite()
 
 
 def result_has_one_models_shape(method: MergeMethod, count: int) -> None:

@@ -69,6 +69,7 @@ def test_the_page_explains_every_argument_of_the_decorator():
         "weighted",
         "base",
         "elementwise",
+        "shows_faults",
         "nanoseconds",
     ):
         assert f"| `{trait}` |" in PAGE

@@ -230,15 +230,19 @@ def test_the_result_has_the_dtype_that_was_asked_for(
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_weight_that_is_not_finite_fails_the_job_and_is_named(shelf: TinyShelf, job: TinyJob, bad: float):
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties", "sce"])
+def test_a_weight_that_is_not_finite_fails_the_job_and_is_named(
+    shelf: TinyShelf, job: TinyJob, bad: float, method: str
+):
     shelf.add("good", tensors_of(1, seed=1))
     broken = tensors_of(1, seed=2)
     broken["model.layers.0.mlp.up_proj.weight"][3, 4] = bad
     shelf.add("broken", broken)
+    base = None if method == "linear" else "good"
     with pytest.raises(
         JobFailed, match=r"broken holds NaN or infinite values in model\.layers\.0\.mlp\.up_proj"
     ) as failed:
-        run(merge_of("linear", [("good", 1), ("broken", 1)], name="out"), job)
+        run(merge_of(method, [("good", 1), ("broken", 1)], name="out", base=base), job)
     assert failed.value.code == "not_finite"
 
 

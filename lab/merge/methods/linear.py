@@ -14,6 +14,7 @@ from lab.models.lazytorch import Tensor
     source="Model soups, arXiv:2203.05482",
     space="weight",
     elementwise=True,
+    shows_faults=True,
     nanoseconds=1.0,
     use="When all models are good fine-tunes of one base: the plain average is hard to beat.",
 )

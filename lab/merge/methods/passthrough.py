@@ -15,6 +15,7 @@ from lab.models.lazytorch import Tensor
     models=(1, 1),
     weighted=False,
     elementwise=True,
+    shows_faults=True,
     nanoseconds=1.0,
     use="When you stack layers: depth up-scaling repeats the middle of a model, to be trained further.",
 )

@@ -13,6 +13,7 @@ from lab.models.lazytorch import Tensor
     "task_arithmetic",
     source="Editing models with task arithmetic, arXiv:2212.04089",
     elementwise=True,
+    shows_faults=True,
     nanoseconds=1.5,
     use="When you want to add up what each fine-tune learned, or with a negative weight to take it away.",
 )
