@@ -6,6 +6,9 @@ import numpy as np
 
 from lab.models.lazytorch import Tensor, torch
 
+_SIGN, _ONE = -(1 << 31), 0x3F800000  # the sign bit, and the bits of 1.0, of a float32
+_LEAST = float(np.finfo(np.float32).tiny)
+
 
 def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:
     """Return sum_i weights[i] * rows[i], in float32.
@@ -78,22 +81,27 @@ def agreeing_average(deltas: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def majority_of(votes: Tensor) -> Tensor:
-    """Return the sign of the sum over the models, zero counting as plus. Shape (elements,)."""
-    total = row_sum(votes)
-    return torch.copysign(torch.ones_like(total), total.add_(0.0), out=total)  # -0 + 0 is 0, which is plus
+    """Return the sign of the sum over the models, 1 or -1, zero counting as plus. Shape (elements,)."""
+    total = row_sum(votes).add_(0.0)  # -0 + 0 is 0, which is plus
+    total.view(torch.int32).bitwise_and_(_SIGN).bitwise_or_(_ONE)  # copysign takes twice as long
+    return total
 
 
 def row_sum(rows: Tensor) -> Tensor:
     """Return the sum over the rows, one row after the other."""
-    total = rows[0].clone()
-    for row in rows[1:]:
+    if len(rows) == 1:
+        return rows[0].clone()
+    total = rows[0] + rows[1]
+    for row in rows[2:]:
         total.add_(row)
     return total
 
 
 def _shares(agreed: Tensor, weights: Sequence[float]) -> Tensor:
-    """Sum the weights of those that agree; one where nobody does. `agreed` is overwritten."""
-    share = weighted_sum(agreed.sign_(), weights)
+    """Sum the weights of those that agree; not zero where nobody does. `agreed` is overwritten."""
+    share = weighted_sum(agreed.gt_(0.0), weights)
+    if min(weights) >= 0:
+        return share.clamp_min_(_LEAST)  # where nobody agrees the sum is zero, whatever it is divided by
     values = share.numpy()
     np.add(values, values == 0, out=values)  # torch compares ten times as slowly
     return share

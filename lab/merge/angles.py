@@ -10,7 +10,7 @@ from math import acos, cos, sin, sqrt
 import numpy as np
 
 from lab.merge.registry import Stack
-from lab.models.lazytorch import Tensor
+from lab.models.lazytorch import Tensor, torch
 
 NEARLY_PARALLEL = 0.9995
 """Cosine beyond which slerp's arc is a line, as in mergekit."""
@@ -18,8 +18,12 @@ NEARLY_PARALLEL = 0.9995
 
 def gram(rows: Tensor) -> np.ndarray:
     """Return all dot products. Shape (models, *any) -> (models, models), float64."""
-    flat = rows.flatten(1)
-    return np.asarray((flat @ flat.T).numpy().astype(np.float64))
+    flat, count = rows.flatten(1), len(rows)
+    products = np.zeros((count, count))
+    for a in range(count):
+        for b in range(a, count):  # one by one: a product of matrices so long and low takes longer
+            products[a, b] = products[b, a] = torch.dot(flat[a], flat[b]).item()
+    return products
 
 
 def gram_streamed(stack: Stack) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from lab.merge.agreement import row_sum
+from lab.merge.agreement import row_sum, weighted_sum
 from lab.merge.angles import cosine, gram, gram_streamed
 from lab.merge.registry import Stack, merge_methods
 from lab.models.lazytorch import Tensor, torch
@@ -70,7 +70,7 @@ def model_stock_streamed(
         return
     each = _share(gram_streamed(stack)) / stack.models
     for chunk in stack.chunks():
-        yield row_sum(chunk).mul_(each)
+        yield weighted_sum(chunk, [each] * len(chunk))
 
 
 def _share(products: np.ndarray) -> float:

@@ -19,6 +19,7 @@ from lab.models.lazytorch import Tensor
     models=(2, 2),
     weighted=False,
     base="first",
+    shows_faults=True,
     nanoseconds=1.5,
     use="When you blend two models that have grown apart; for two light fine-tunes it is the plain average.",
 )
