@@ -26,6 +26,7 @@ CHUNK = 1 << 18
 """Elements merged in one go: a few such rows of float32 stay in the processor's cache."""
 
 _DROP_CHUNKS = 64  # after that many chunks, 32 MB of each 16-bit model, pages are let go of
+_SAMPLED = 1 << 24  # elements that are looked over for a sample before their pages are let go of
 _ROW_GAP = 1040  # keeps rows of a power of two from falling on the same lines of the cache
 
 
@@ -191,8 +192,13 @@ class TensorStack:
         Shape (models, any), float32.
         """
         step = self._tensor.elements // count | 1  # odd: no even number of columns falls in step with it
-        rows = torch.stack([values.sample(step) for values in self._inputs])
-        return rows.sub_(self._base.sample(step)) if self._base else rows
+        rows = torch.stack([self._sampled(values, step) for values in self._inputs])
+        return rows.sub_(self._sampled(self._base, step)) if self._base else rows
+
+    def _sampled(self, values: "Values | RelaidValues", step: int) -> Tensor:
+        found = values.sample(step)
+        self._reader.drop(values.part.info)
+        return found
 
     def recall(self, what: Hashable, find: Callable[[], Found]) -> Found:
         """Return what `find` finds out about these values, or what the memory has of them."""
@@ -241,7 +247,7 @@ class Values:
     """One model's values of one tensor, an adapter's change included."""
 
     def __init__(self, part: Part, reader: Reader) -> None:
-        self.part = part
+        self.part, self._reader = part, reader
         self._flat = reader.flat(part.info)
         fold = part.model.folds.get(part.tensor)
         self._fold = _Folding(fold, reader) if fold else None
@@ -253,9 +259,15 @@ class Values:
             self._fold.add_to(row, start)
 
     def sample(self, step: int) -> Tensor:
-        """Return every step-th element."""
-        values = self._flat[::step].float()  # of float32 that is the mapped file itself: not to be changed
-        return values + self._fold.sample(step, self._flat.numel()) if self._fold else values
+        """Return every step-th element, which takes nearly every page of the file, some at a time."""
+        total, window = self._flat.numel(), -(-_SAMPLED // step) * step
+        picked = torch.empty(-(-total // step))
+        for start in range(0, total, window):
+            piece = self._flat[start : start + window : step]
+            picked[start // step :][: len(piece)] = piece
+            if total > window:
+                self._reader.drop(self.part.info)
+        return picked + self._fold.sample(step, total) if self._fold else picked
 
 
 def values_of(part: Part, reader: Reader) -> Values:

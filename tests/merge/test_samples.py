@@ -24,6 +24,7 @@ COUNTS = (1, 7, 40)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "CHUNK", 24)
     monkeypatch.setattr(rows, "_MEAN_ELEMENTS", 24)
+    monkeypatch.setattr(reading, "_SAMPLED", 24)
 
 
 def holds_its_places(tensor: OutputTensor, kind: type[TensorStack]) -> bool:

@@ -174,6 +174,14 @@ def test_sce_selects_for_the_coefficients_only_where_asked():
     chunks_give_what_the_whole_gives(merge_methods["sce"], 3, select_topk=0.3, select_scope="coefficients")
 
 
+@pytest.mark.parametrize("scope", ["update", "coefficients"])
+def test_a_tensor_too_large_to_keep_its_variances_is_merged_the_same(
+    scope: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lab.merge.methods.sce._MOST_KEPT", 0)
+    chunks_give_what_the_whole_gives(merge_methods["sce"], 3, select_topk=0.3, select_scope=scope)
+
+
 def test_the_two_scopes_of_sce_are_one_when_everything_is_selected():
     deltas = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
     both = [sce(deltas, torch.ones(5), select_scope=scope) for scope in ("update", "coefficients")]
