@@ -101,5 +101,9 @@ def result_links(row: ModelRow) -> str:
         if row.kind == "upscaled"  # right after the cut it is worse than its base
         else ""
     )
-    card = f'<a class="lab-button" href="?view=models&amp;model={esc(row.name)}">Open {esc(row.name)}</a>'
-    return train + compare_link(row, look="" if train else "lab-primary") + card
+    return train + compare_link(row, look="" if train else "lab-primary") + open_link(row.name)
+
+
+def open_link(name: str) -> str:
+    """Return a button that opens a model's card."""
+    return f'<a class="lab-button" href="?view=models&amp;model={esc(name)}">Open {esc(name)}</a>'

@@ -7,7 +7,7 @@ import gradio as gr
 
 from lab.core.errors import LabError, problems_of
 from lab.core.store.rows import LIVE, JobRow
-from lab.ui import jobview, widgets
+from lab.ui import jobview, modelview, widgets
 from lab.ui.redraw import Seen, only_changed
 from lab.ui.services import Services, Who
 from lab.ui.waiting import waiting_words
@@ -72,7 +72,8 @@ class Running:
         if job is None:
             return ""
         made = [row.name for row in self.services.store.models.list() if row.job_id == job.id]
-        links = "".join(self.result(name) for name in made)
+        # The newest is what the job was for; the others are only named.
+        links = "".join([*map(self.result, made[:1]), *map(modelview.open_link, made[1:])])
         waits = waiting_words(self.services, [job]).get(job.id, "")
         card = jobview.live_card(job, links, waits=waits)
         return f'<div data-address="{self.address}" data-value="{widgets.esc(job.id)}">{card}</div>'
