@@ -37,7 +37,7 @@ def gram_streamed(stack: Stack) -> np.ndarray:
 def cosine(products: np.ndarray, a: int, b: int) -> float:
     """Return the cosine between two models; zero where one of them is zero."""
     scale = sqrt(products[a, a] * products[b, b])
-    return max(-1.0, min(1.0, products[a, b] / scale)) if scale else 0.0
+    return max(-1.0, min(1.0, float(products[a, b]) / scale)) if scale else 0.0
 
 
 def arc_shares(cosine: float, t: float, line_beyond: float) -> tuple[float, float]:

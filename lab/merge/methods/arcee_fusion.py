@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from lab.merge.registry import Stack, merge_methods
-from lab.merge.selection import largest_values
+from lab.merge.selection import largest_values, sample_size
 from lab.models.lazytorch import Tensor, torch
 
 _FLOOR = 1e-8
@@ -50,10 +50,16 @@ def arcee_fusion_streamed(
     stack: Stack,
     weights: Tensor,  # noqa: ARG001  every method has the same two
 ) -> Iterator[Tensor]:
-    """Merge in four passes over whole rows: divergences, the quartiles (two), then the sum."""
+    """Merge in three passes over whole rows, four at worst: divergences, the quartiles, then the sum."""
     columns = stack.shape[-1] if stack.shape else 1
     total = torch.Size(stack.shape).numel()
-    divergence = torch.cat([_divergence(chunk.view(2, -1, columns)) for chunk in stack.chunks(columns)])
+    step = total // sample_size(total) | 1
+    divergences, samples = [], []
+    for chunk in stack.chunks(columns):
+        rows = chunk.view(2, -1, columns)
+        divergences.append(_divergence(rows))
+        samples.append(((rows[1] - rows[0]).abs_() * divergences[-1][:, None]).flatten()[::step].clone())
+    divergence, sample = torch.cat(divergences), torch.cat(samples)[None]
 
     def importances() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         row = 0
@@ -67,7 +73,7 @@ def arcee_fusion_streamed(
         return ([importance.flatten()] for _, _, importance in importances())
 
     counts = [total - place for place in _places(total)]  # of the largest, the last is the one sought
-    bound = _bound(*largest_values(passes, counts, total))
+    bound = _bound(*largest_values(passes, counts, total, sample))
     for base, change, importance in importances():
         yield base.add_(change.mul_(importance.flatten() >= bound))
 

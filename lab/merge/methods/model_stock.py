@@ -20,6 +20,7 @@ _POLE = 1e-6
     source="Model Stock, arXiv:2403.19522, section 4",
     models=(2, 8),
     weighted=False,
+    shows_faults=True,
     nanoseconds=2.5,
     use="When you have fine-tunes of one base on the same task: each tensor finds how far to trust them.",
 )
