@@ -84,6 +84,7 @@ def test_a_pasted_mixture_of_experts_is_planned(merge: Page) -> None:
     expect(merge.locator("#lab-merge-heat")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_merges_on_the_way_are_listed_too_where_somebody_ticks_that(lab: RunningLab, merge: Page) -> None:
     keep = merge.locator("#lab-merge-keep")
     expect(keep).to_be_hidden()
