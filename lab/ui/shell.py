@@ -129,7 +129,7 @@ class _Bar:
         return only_changed(
             seen,
             f'<div class="lab-bar"><span class="lab-name">{_MARK}Crucible</span>'
-            f'<span class="lab-status">{chip}<span>{place}</span>'
+            f'<span class="lab-status">{chip}<span title="{place}">{place}</span>'
             f"</span></div>",
         )
 
