@@ -53,13 +53,16 @@ def arcee_fusion_streamed(
     """Merge in three passes over whole rows, four at worst: divergences, the quartiles, then the sum."""
     columns = stack.shape[-1] if stack.shape else 1
     total = torch.Size(stack.shape).numel()
-    step = total // sample_size(total) | 1
-    divergences, samples = [], []
+    step, start = total // sample_size(total) | 1, 0
+    # Filled in place: small pieces kept beside large ones that go would keep the holes open.
+    divergence, sample = torch.empty(total // columns), torch.empty(1, -(-total // step))
     for chunk in stack.chunks(columns):
-        rows = chunk.view(2, -1, columns)
-        divergences.append(_divergence(rows))
-        samples.append(((rows[1] - rows[0]).abs_() * divergences[-1][:, None]).flatten()[::step].clone())
-    divergence, sample = torch.cat(divergences), torch.cat(samples)[None]
+        rows, row = chunk.view(2, -1, columns), start // columns
+        found = _divergence(rows)
+        divergence[row : row + len(found)] = found
+        picked = (rows[1].sub_(rows[0]).abs_() * found[:, None]).flatten()[-start % step :: step]
+        sample[0, -(-start // step) :][: len(picked)] = picked
+        start += rows[0].numel()
 
     def importances() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         row = 0
