@@ -85,7 +85,7 @@ class Desk:
         """Return where paths and, if there is a lab on this machine, names become places."""
         if not self.has_lab:
             return PathShelf(None, out)
-        return PathShelf(Catalog(_open_store(self.settings), self.settings), out)
+        return PathShelf(lambda: Catalog(_open_store(self.settings), self.settings), out)
 
     @property
     def has_lab(self) -> bool:

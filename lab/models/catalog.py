@@ -8,8 +8,10 @@ object store the folders of a host are its cache, and are fetched when they are 
 import copy
 import hashlib
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -251,13 +253,17 @@ class PathShelf:
     """The command line's shelf: a folder or file by its path, or else a name of the catalog.
 
     Args:
-        catalog: knows the names; None when there is no lab to ask.
+        open_catalog: opens what knows the names, at the first name; None when there is no lab to ask.
         out: where results are written, to tell the free disk.
     """
 
-    def __init__(self, catalog: Catalog | None, out: Path) -> None:
-        self._catalog = catalog
+    def __init__(self, open_catalog: Callable[[], Catalog] | None, out: Path) -> None:
+        self._open_catalog = open_catalog
         self._out = out
+
+    @cached_property
+    def _catalog(self) -> Catalog | None:
+        return self._open_catalog() if self._open_catalog else None
 
     def model(self, ref: str) -> Path:
         """Return the folder of a model.
@@ -268,7 +274,7 @@ class PathShelf:
         path = expanded(ref)
         if path.is_dir():
             return path
-        if self._catalog is not None and "/" not in ref:
+        if "/" not in ref and self._catalog is not None:
             return self._catalog.model(ref)
         raise _no_such("model", "folder", ref)
 
@@ -281,7 +287,7 @@ class PathShelf:
         path = expanded(ref)
         if path.is_file():
             return path
-        if self._catalog is not None and "/" not in ref:
+        if "/" not in ref and self._catalog is not None:
             return self._catalog.dataset(ref)
         raise _no_such("dataset", "file", ref)
 

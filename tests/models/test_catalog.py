@@ -153,9 +153,15 @@ class TestCommandLine:
     def test_a_folder_is_found_by_its_path(self, tiny: Path, tmp_path: Path) -> None:
         assert PathShelf(None, tmp_path / "out").model(str(tiny)) == tiny
 
+    def test_a_path_opens_no_lab(self, tiny: Path, tmp_path: Path) -> None:
+        def opened() -> Catalog:
+            raise AssertionError("the lab was opened")
+
+        assert PathShelf(opened, tmp_path / "out").model(str(tiny)) == tiny
+
     def test_a_name_is_found_in_the_catalog(self, lab: Lab, tmp_path: Path) -> None:
         folder = lab.add("base")
-        assert PathShelf(lab.catalog, tmp_path).model("base") == folder
+        assert PathShelf(lambda: lab.catalog, tmp_path).model("base") == folder
 
     def test_what_is_neither_is_refused(self, tmp_path: Path) -> None:
         shelf = PathShelf(None, tmp_path)
