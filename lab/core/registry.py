@@ -6,6 +6,7 @@ A registry knows names and lookups. It knows nothing of what it holds.
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from lab.core.errors import UnknownName
@@ -18,7 +19,8 @@ class Registry(Generic[T]):
 
     Args:
         what: the word for one of them in messages, such as "merge method".
-        package: the package whose modules register things; imported at the first lookup.
+        package: the package whose modules register things; imported at the first lookup,
+            all but the module that has the name looked up only where that doesn't register it.
     """
 
     def __init__(self, what: str, package: str | None = None) -> None:
@@ -38,7 +40,8 @@ class Registry(Generic[T]):
         return thing
 
     def __getitem__(self, name: str) -> T:
-        self._discover()
+        if name not in self._things:
+            self._look_for(name)
         try:
             return self._things[name]
         except KeyError:
@@ -55,6 +58,14 @@ class Registry(Generic[T]):
     def values(self) -> list[T]:
         """Return all things, sorted by name."""
         return [self[name] for name in self]
+
+    def _look_for(self, name: str) -> None:
+        """Import the module of that name, which is enough for most, or else all."""
+        if self._package is not None and name.isidentifier():
+            with suppress(ModuleNotFoundError):
+                importlib.import_module(f"{self._package}.{name}")
+        if name not in self._things:
+            self._discover()
 
     def _discover(self) -> None:
         if self._package is None:
