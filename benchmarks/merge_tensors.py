@@ -81,7 +81,7 @@ class Stack:
         rows = torch.stack([model[::step].float() for model in self._models])
         return rows.sub_(self._base[::step].float())
 
-    def recall(self, what: Hashable, find: Callable[[], Found]) -> Found:  # noqa: ARG002
+    def recall(self, what: Hashable, find: Callable[[], Found]) -> Found:  # noqa: ARG002  it keeps nothing
         """Find it: nothing is kept."""
         return find()
 

@@ -134,9 +134,11 @@ class ShardFile:
     def write(self, offset: int, data: Any) -> None:
         """Write bytes in place."""
         view = memoryview(data).cast("B")
+        # Nobody else gets past this place before it is written, so it is still the digest's after the lock.
         if offset == self._digested and self._hashing.acquire(blocking=False):
             try:
-                self._hash(offset, view)
+                self._digest.update(view)
+                self._digested += len(view)
             finally:
                 self._hashing.release()
         while view:
@@ -157,11 +159,6 @@ class ShardFile:
 
     def _end_of(self, place: int) -> int:
         return self.shard.starts[place] + self.shard.tensors[place].size_bytes
-
-    def _hash(self, offset: int, view: memoryview) -> None:
-        if offset == self._digested:  # still, now that nobody else hashes
-            self._digest.update(view)
-            self._digested += len(view)
 
     def _hash_back(self, end: int) -> None:
         """Hash up to a place, reading back what was written out of order."""

@@ -14,7 +14,7 @@ from tiny_models import Bench
 from lab.core.errors import BadInput, Cancelled, JobFailed
 from lab.merge import run as on_disk
 from lab.merge.live import LiveModel, open_live
-from lab.merge.reading import TensorStack
+from lab.merge.reading import Memory, TensorStack
 from lab.merge.registry import merge_methods
 from lab.merge.siblings import LiveRecipe
 from lab.merge.spec import MergeSpec, merge_of
@@ -110,6 +110,14 @@ class TestSameNumbers:
         assert passes_for(("pirate", 0.9), ("sums", 0.7), density=0.4) == once
         assert passes_for(("sums", 0.7), ("pirate", 0.9), density=0.4) >= 2 * once
         assert passes_for(("pirate", 0.9), ("sums", 0.7), density=0.6) >= 2 * once
+
+
+def test_a_memory_that_is_full_begins_anew() -> None:
+    found: list[str] = []
+    memory = Memory(most=2)
+    for key in "aabca":
+        memory.recall(key, lambda key=key: found.append(key))
+    assert found == ["a", "b", "c", "a"]
 
 
 class TestMergingOnlyWhenNeeded:

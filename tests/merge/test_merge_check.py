@@ -225,9 +225,20 @@ def test_a_merge_of_folders_loads_no_library_that_it_does_not_need():
     import subprocess
     import sys
 
-    heavy = ("transformers", "peft", "gradio", "sqlalchemy", "plotly", "pandas", "scipy", "fsspec")
+    heavy = (
+        "transformers",
+        "peft",
+        "gradio",
+        "sqlalchemy",
+        "plotly",
+        "pandas",
+        "scipy",
+        "fsspec",
+        "lab.merge.methods.ties",
+    )
     code = (
         "import sys, lab.cli, lab.merge.check, lab.merge.recipe, lab.merge.run, workers.device; "
+        "lab.merge.registry.merge_methods['linear']; "
         f"print(*set({heavy}) & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
